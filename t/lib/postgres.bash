@@ -70,6 +70,7 @@ pg_start() {
     (umask 077 && printf '*:*:*:%s:%s\n' "$PG_SUPERUSER" "$password" >"$PG_PASSFILE")
 
     # cat reads the pipe, since another user may not reopen /dev/stdin of root.
+    # shellcheck disable=SC2016
     if ! (cd / && printf '%s\n' "$password" | pg_as bash -c '
         set -eu; umask 077; cat >"$1/pwfile"
         "$2/initdb" -D "$1/data" -U "$3" --auth=scram-sha-256 --pwfile="$1/pwfile" --no-sync --encoding=UTF8 --locale=C
