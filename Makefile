@@ -1,0 +1,178 @@
+# Type "make" for the list of targets.
+
+SHELL		= /bin/bash
+.SHELLFLAGS	= -euo pipefail -c
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+# An nginx source tree to build and test against; empty: Debian's nginx-dev.
+NGINX_SRC	=
+# Of the install target.
+DESTDIR		=
+PREFIX		= /usr/local
+MODULES_DIR	= /usr/lib/nginx/modules
+
+ROOT		:= $(CURDIR)
+SO		:= build/ngx_kong_shift_module.so
+CORE		:= ngx_kong_shift_module/core
+SOURCES		:= $(wildcard ngx_kong_shift_module/*/*.[ch])
+CORE_SOURCES	:= $(wildcard $(CORE)/*.c)
+UNIT_TESTS	:= $(patsubst t/unit/%.c,build/unit/%,\
+		     $(wildcard t/unit/test_*.c))
+TEST_NGINX	:= build/test-nginx
+
+ifeq ($(NGINX_SRC),)
+TREE		:= build/nginx
+NGINX		:= /usr/sbin/nginx
+VERSION		= dpkg-query -W -f '$${Version}' nginx-dev
+else
+TREE		:= build/nginx-$(notdir $(abspath $(NGINX_SRC)))
+NGINX		:= $(ROOT)/$(TREE)/objs/nginx
+VERSION		= realpath '$(NGINX_SRC)'
+endif
+
+CC_OPT		= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
+WARNINGS	= -Wall -Wextra -Werror
+SANITIZE	= -fsanitize=address,undefined -fno-omit-frame-pointer
+
+# What nginx is built with when it is built here.
+NGINX_FLAGS	= --with-compat --with-debug --with-pcre-jit --with-threads \
+		  --with-http_auth_request_module --with-http_realip_module \
+		  --with-http_ssl_module --with-http_stub_status_module \
+		  --with-http_v2_module --with-stream \
+		  --with-stream_ssl_module --with-stream_ssl_preread_module
+
+# nginx's own code does on purpose what is left out here, and an allocation
+# of its pools is seen by the sanitizers only if it is a malloc() of its own.
+ASAN_CC_OPT	= -O1 -g $(SANITIZE) -DNGX_DEBUG_PALLOC=1 \
+		  -fno-sanitize=alignment,nonnull-attribute,pointer-overflow
+
+
+help:		## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' \
+	    $(firstword $(MAKEFILE_LIST))
+
+deps:		## install the Debian packages needed, if any is missing
+	@scripts/deps
+
+build:		## build/ngx_kong_shift_module.so; NGINX_SRC=TREE: for that nginx
+build: $(SO)
+
+test:		## everything that proves it: unit, lint, bats, Test::Nginx
+test: unit lint cli http
+
+demo:		## a whole hybrid upgrade under load; KONG_X=, KONG_Y= for real Kong
+demo: build
+	@scripts/demo
+
+unit:		## unit tests of core/ with sanitizers, and its link check
+unit: $(UNIT_TESTS) purity
+	@for t in $(UNIT_TESTS); do echo "$$t"; "$$t"; done
+
+cli:		## bats tests of the script and of the stand-in for Kong
+cli: build
+	@bats t/cli
+
+http:		## Test::Nginx tests of the module
+http: build $(TEST_NGINX)
+	@scripts/prove '$(NGINX)' '$(ROOT)/$(SO)'
+
+asan:		## unit tests and Test::Nginx on nginx and module with sanitizers
+asan: unit build/asan/.built $(TEST_NGINX)
+	@SANITIZER_LOGS='$(ROOT)/build/asan/reports' scripts/prove \
+	    '$(ROOT)/build/asan/objs/nginx' \
+	    '$(ROOT)/build/asan/objs/$(notdir $(SO))'
+
+memcheck:	## 1,000 requests with reloads under valgrind
+memcheck: build
+	@scripts/memcheck
+
+cost:		## instructions per request, against plain nginx
+cost: build
+	@scripts/cost
+
+lint:		## compiler warnings, clang-tidy, cppcheck, shellcheck, style
+lint: build
+	@scripts/lint '$(TREE)' $(WARNINGS)
+
+install:	## module and script to DESTDIR, MODULES_DIR, PREFIX
+install: build
+	install -D -m 644 $(SO) '$(DESTDIR)$(MODULES_DIR)/$(notdir $(SO))'
+	install -d '$(DESTDIR)$(PREFIX)/lib/kong-shift/lib' \
+	    '$(DESTDIR)$(PREFIX)/bin'
+	install -m 755 scripts/kong-shift '$(DESTDIR)$(PREFIX)/lib/kong-shift'
+	install -m 644 scripts/lib/* '$(DESTDIR)$(PREFIX)/lib/kong-shift/lib'
+	ln -sf ../lib/kong-shift/kong-shift '$(DESTDIR)$(PREFIX)/bin/kong-shift'
+
+clean:		## remove build/
+	rm -rf build
+
+
+# The nginx that is built for, and its version: a change of either is a new
+# build.
+build/.flavor: FORCE | deps
+	@mkdir -p build
+	@f="$(TREE) $$($(VERSION))"; \
+	    [[ -e $@ && $$(< $@) == "$$f" ]] || echo "$$f" > $@
+
+ifeq ($(NGINX_SRC),)
+$(TREE)/objs/Makefile: config build/.flavor
+	rm -rf $(TREE)
+	cp -rL /usr/share/nginx/src $(TREE)
+	. $(TREE)/conf_flags && cd $(TREE) \
+	    && ./configure "$${NGX_CONF_FLAGS[@]}" --with-cc-opt='$(CC_OPT)' \
+	           --add-dynamic-module='$(ROOT)' > configure.log
+else
+$(TREE)/objs/Makefile: config build/.flavor
+	rm -rf $(TREE)
+	mkdir -p $(TREE)
+	tar -C '$(NGINX_SRC)' --exclude=./objs --exclude=./Makefile \
+	    --exclude-vcs -cf - . | tar -C $(TREE) -xf -
+	cd $(TREE) && [[ -x configure ]] || ln -s auto/configure configure
+	cd $(TREE) && ./configure $(NGINX_FLAGS) --with-cc-opt='$(CC_OPT)' \
+	           --add-dynamic-module='$(ROOT)' > configure.log
+endif
+
+$(SO): $(TREE)/objs/Makefile $(SOURCES)
+	$(MAKE) -C $(TREE) -f objs/Makefile $(if $(NGINX_SRC),,modules)
+	cp $(TREE)/objs/$(notdir $(SO)) $@
+
+build/asan/.built: config $(SOURCES) build/nginx-source build/.flavor
+	rm -rf build/asan
+	cp -r build/nginx-source build/asan
+	cd build/asan && ./configure $(NGINX_FLAGS) \
+	    --with-cc-opt='$(ASAN_CC_OPT)' --with-ld-opt='$(SANITIZE)' \
+	    --add-dynamic-module='$(ROOT)' > configure.log
+	$(MAKE) -s -j2 -C build/asan -f objs/Makefile
+	touch $@
+
+build/nginx-source: | deps
+	scripts/debian-fetch source nginx $@
+
+$(TEST_NGINX): | deps
+	scripts/debian-fetch deb libtest-nginx-perl $@
+
+build/unit/%: t/unit/%.c $(CORE_SOURCES) $(wildcard $(CORE)/*.h t/unit/*.h) \
+	      | deps
+	@mkdir -p $(@D)
+	$(CC) -std=gnu99 -g -O1 $(WARNINGS) $(SANITIZE) \
+	    -fno-sanitize-recover=all -I$(CORE) -o $@ $< $(CORE_SOURCES)
+
+# core/ must link without nginx: what it leaves undefined is not nginx's.
+purity: $(CORE_SOURCES) | deps
+	@mkdir -p build/core
+	@for c in $(CORE_SOURCES); do \
+	    $(CC) -std=gnu99 -O1 -I$(CORE) -c -o "build/core/$$(basename "$$c" .c).o" \
+	        "$$c"; \
+	done
+	@foreign=$$(comm -23 <(nm -u build/core/*.o | awk '/ ngx_/ { print $$2 }' \
+	                       | sort -u) \
+	                     <(nm --defined-only build/core/*.o \
+	                       | awk 'NF == 3 { print $$3 }' | sort -u)); \
+	    [[ -z $$foreign ]] || { echo "core/ needs nginx: $$foreign"; exit 1; }
+
+
+FORCE:
+
+.PHONY: help deps build test demo unit cli http asan memcheck cost lint \
+	install clean purity FORCE
