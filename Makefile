@@ -79,7 +79,7 @@ http: build $(TEST_NGINX)
 
 asan:		## unit tests and Test::Nginx on nginx and module with sanitizers
 asan: unit build/asan/.built $(TEST_NGINX)
-	@SANITIZER_LOGS='$(ROOT)/build/asan/reports' scripts/prove \
+	@SANITIZER_REPORTS='$(ROOT)/build/asan/reports' scripts/prove \
 	    '$(ROOT)/build/asan/objs/nginx' \
 	    '$(ROOT)/build/asan/objs/$(notdir $(SO))'
 
