@@ -1,0 +1,60 @@
+# shellcheck shell=bash
+# The whole control-plane phase, and where it stands.
+
+## cp dual-cluster
+##     Bring up CP Y beside CP X, on a migrated copy of X's database; open the gate.
+##     Freezes admin writes, dumps X, restores into a new database, migrates that,
+##     starts CP Y, compares, and only then lets the weight leave 0. X is only
+##     read. After a failure the same command goes on where it makes sense.
+cmd_cp_dual_cluster() {
+    no_more_arguments "$@"
+    settings_load
+    need_upgrade
+    confirm "this freezes admin writes to shift ${SETTING[shift]} and fills database ${SETTING[y.db.name]}"
+    work_dir_open dual_cluster
+}
+
+dual_cluster() {
+    step 1/8 preflight phase_preflight
+    step 2/8 freeze    phase_freeze
+    step 3/8 backup    phase_backup
+    step 4/8 restore   phase_restore
+    step 5/8 migrate   phase_migrate
+    step 6/8 start     phase_start
+    step 7/8 verify    phase_verify
+    step 8/8 open      phase_open
+    say "CP Y ($Y_VERSION) is up and holds what CP X ($X_VERSION) holds. Attach its DPs, then: kong-shift weight 1"
+}
+
+## cp status
+##     Show the last result of every step, the database of Y and the load balancers.
+cmd_cp_status() {
+    no_more_arguments "$@"
+    settings_load
+    need lb y.db.name
+    local journal=${SETTING[work_dir]}/journal.jsonl steps='[]' target=unknown code=0
+
+    if [[ -f $journal ]]; then
+        # The last line may have been cut short by a crash; it then never happened.
+        steps=$(jq -cR 'fromjson? | select(.step and .event)' "$journal" | jq -cs '
+            reduce .[] as $line ({}; .[$line.step] = $line)
+            | map(. + {result: (.result // "not ended")})')
+    fi
+    if ( target_inspect ) 2>"$SCRATCH/target.err"; then
+        target_inspect
+        target=$TARGET${TARGET_STATE:+, $TARGET_STATE from $TARGET_BACKUP}
+    else
+        code=$EXIT_UNKNOWN
+        target="unknown: $(<"$SCRATCH/target.err")"
+    fi
+    ( lb_read_all ) 2>/dev/null || code=$EXIT_UNKNOWN
+
+    if [[ $OPT_JSON ]]; then
+        status_json | jq --argjson steps "$steps" --arg database "$target" '{$steps, $database, balancers: .}'
+    else
+        jq -r '.[] | "\(.time)  \(.step): \(.result)\(if .reason then ", " + .reason else "" end)"' <<<"$steps"
+        printf 'database %s: %s\n' "$(db_label y)" "$target"
+        status_text
+    fi
+    return "$code"
+}

@@ -1,0 +1,107 @@
+# shellcheck shell=bash
+# PostgreSQL. Connections are described by environment, never by arguments:
+# a name cannot then be taken for an option or a connection string.
+
+db_environment() {
+    local passfile=${SETTING[passfile]-} mode
+
+    unset PGSERVICE PGHOSTADDR PGOPTIONS PGDATESTYLE PGTZ PGCLIENTENCODING
+    export PGCONNECT_TIMEOUT=10 PGAPPNAME=kong-shift
+
+    [[ -n $passfile ]] || return 0
+    [[ -f $passfile && -r $passfile ]] || die "$EXIT_USAGE" \
+        "$OPT_CONFIG:${SETTING_LINE[passfile]}: passfile \"$passfile\" cannot be read"
+    mode=$(stat -L -c %a -- "$passfile")
+    [[ $mode = *00 ]] || die "$EXIT_USAGE" \
+        "passfile \"$passfile\" has mode $mode; PostgreSQL ignores it until others cannot read it: chmod 600"
+    export PGPASSFILE=$passfile
+}
+
+# with_db WHICH COMMAND...: WHICH is x, y, or y-admin (the server of y, as the
+# role that may create databases).
+with_db() {
+    local at=${1%-admin} user=${SETTING[${1%-admin}.db.user]} name=${SETTING[${1%-admin}.db.name]}
+    if [[ $1 = y-admin ]]; then
+        user=${SETTING[y.db.admin]} name=${SETTING[y.db.maintenance]}
+    fi
+    shift
+    PGHOST=${SETTING[$at.db.host]} PGPORT=${SETTING[$at.db.port]} PGUSER=$user PGDATABASE=$name "$@"
+}
+
+# Where a database is, for people.
+db_label() {
+    printf '%s on %s:%s as %s' "${SETTING[$1.db.name]}" "${SETTING[$1.db.host]}" "${SETTING[$1.db.port]}" \
+        "${SETTING[$1.db.user]}"
+}
+
+# sql WHICH [NAME=VALUE]... <SQL: rows on standard output. Values are visible
+# to the SQL as :'NAME' and :"NAME", quoted by psql.
+sql() {
+    local which=$1 options=() pair status=0
+    shift
+    for pair in "$@"; do
+        options+=(-v "$pair")
+    done
+    with_db "$which" psql -XAtqw -v ON_ERROR_STOP=1 "${options[@]}" 2>"$SCRATCH/psql.err" || status=$?
+    (( status == 0 )) || sql_failed "$which" "$status" "$SCRATCH/psql.err"
+}
+
+sql_failed() {
+    local which=$1 status=$2 errors=$3 code=$EXIT_FAILED where
+    where="database $(db_label "${which%-admin}")"
+    [[ $which != y-admin ]] \
+        || where="server ${SETTING[y.db.host]}:${SETTING[y.db.port]} as ${SETTING[y.db.admin]}"
+    # psql ends with 2 when it lost, or never had, a connection.
+    (( status != 2 )) || code=$EXIT_UNKNOWN
+    die "$code" "$where: $(log_says "$errors")"
+}
+
+# passfile_password WHICH: what libpq would send, for Kong, which does not read
+# passfiles. Empty when there is none: Kong's own configuration decides then.
+passfile_password() {
+    local file=${PGPASSFILE:-${HOME-}/.pgpass} line i
+    local want=("${SETTING[$1.db.host]}" "${SETTING[$1.db.port]}" "${SETTING[$1.db.name]}" "${SETTING[$1.db.user]}")
+
+    if [[ -n ${PGPASSWORD-} ]]; then
+        printf '%s' "$PGPASSWORD"
+        return
+    fi
+    [[ -r $file ]] || return 0
+    while IFS= read -r line || [[ -n $line ]]; do
+        [[ $line != '#'* ]] || continue
+        passfile_split "$line"
+        for i in 0 1 2 3; do
+            [[ ${FIELDS[i]} = '*' || $(unescape "${FIELDS[i]}") = "${want[i]}" ]] || continue 2
+        done
+        unescape "${FIELDS[4]}"
+        return
+    done <"$file"
+}
+
+# passfile_split LINE: FIELDS holds its five fields, backslashes still in.
+passfile_split() {
+    local line=$1 i char
+    FIELDS=('' '' '' '' '')
+    local n=0
+    for (( i = 0; i < ${#line}; i++ )); do
+        char=${line:i:1}
+        if [[ $char = : && n -lt 4 ]]; then
+            n=$(( n + 1 ))
+            continue
+        fi
+        FIELDS[n]+=$char
+        if [[ $char = \\ ]]; then
+            i=$(( i + 1 ))
+            FIELDS[n]+=${line:i:1}
+        fi
+    done
+}
+
+unescape() {
+    local text=$1 out='' i
+    for (( i = 0; i < ${#text}; i++ )); do
+        [[ ${text:i:1} != \\ ]] || i=$(( i + 1 ))
+        out+=${text:i:1}
+    done
+    printf '%s' "$out"
+}

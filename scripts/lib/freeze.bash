@@ -1,0 +1,60 @@
+# shellcheck shell=bash
+# No admin write may happen between the dump and the end of X: it would be in
+# one of the two databases only.
+
+## cp freeze
+##     Deny admin writes through the load balancers, and prove that it works.
+cmd_cp_freeze() {
+    no_more_arguments "$@"
+    settings_load
+    need lb x.admin
+    work_dir_open step 1/1 freeze phase_freeze
+}
+
+## cp unfreeze
+##     Allow admin writes again.
+##     With the gate open X and Y are both in use, and a write would reach only
+##     one of them: that needs --yes.
+cmd_cp_unfreeze() {
+    no_more_arguments "$@"
+    settings_load
+    need lb
+    work_dir_open step 1/1 unfreeze phase_unfreeze
+}
+
+phase_freeze() {
+    lb_read_all
+    if ! lb_all '.freeze.state == "on"'; then
+        lb_put_all freeze "$(jq -nc --arg comment "$(comment)" '{state: "on", $comment}')" .state '"on"'
+    else
+        STEP_RESULT='already on'
+    fi
+    freeze_probe x || refuse "the freeze does not reach x.admin: DELETE of a consumer that does not exist was answered \
+$PROBE instead of 503 by the freeze; put \"kong_shift_freeze ${SETTING[shift]};\" into the location that proxies \
+${SETTING[x.admin]}, or let x.admin go through it"
+    evidence probe "503 frozen"
+}
+
+# freeze_probe WHICH: a write that would change nothing, even if it got through.
+freeze_probe() {
+    http DELETE "${SETTING[$1.admin]}/consumers/kong-shift-probe-$RUN" \
+        || unknown "$1.admin ${SETTING[$1.admin]} does not answer: $HTTP_ERROR"
+    PROBE=$HTTP_STATUS
+    [[ $HTTP_STATUS = 503 && $(field .code) = frozen ]]
+}
+
+phase_unfreeze() {
+    lb_read_all
+    if lb_all '.freeze.state == "off"'; then
+        STEP_RESULT='already off'
+        return
+    fi
+    lb_all '.gate.state != "open"' \
+        || confirm "the gate is open: an admin write now reaches X or Y, not both"
+    lb_put_all freeze "$(jq -nc --arg comment "$(comment)" '{state: "off", $comment}')" .state '"off"'
+}
+
+# lb_all FILTER: true of every load balancer that lb_read_all saw.
+lb_all() {
+    printf '%s\n' "${LB_STATE[@]}" | jq -se "all(.[]; $1)" >/dev/null
+}

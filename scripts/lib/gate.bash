@@ -1,0 +1,37 @@
+# shellcheck shell=bash
+# The gate of the shift: only a CP phase that was proved opens it.
+
+## cp open
+##     Verify once more, then open the gate with the evidence.
+cmd_cp_open() {
+    no_more_arguments "$@"
+    settings_load
+    need_upgrade
+    work_dir_open gate_open_alone
+}
+
+gate_open_alone() {
+    step 1/3 preflight phase_preflight
+    step 2/3 verify phase_verify
+    step 3/3 open phase_open
+}
+
+phase_open() {
+    local journal=${SETTING[work_dir]}/journal.jsonl evidence
+
+    # The endpoint takes 255 bytes; the run names the lines just as well.
+    (( ${#journal} <= 255 )) || journal="run $RUN"
+    evidence=$(jq -nc --arg x "$X_VERSION" --arg y "$Y_VERSION" --arg journal "$journal" \
+        '{strategy: "dual-cluster", $x, $y, $journal}')
+    evidence gate "$evidence"
+
+    lb_read_all
+    if lb_all '.gate.state == "off"'; then
+        STEP_RESULT='nothing to open, kong_shift_gate is off'
+    elif lb_all ".gate.state == \"open\" and .gate.evidence == $evidence"; then
+        STEP_RESULT='already open'
+    else
+        lb_put_all gate "$(jq -nc --argjson evidence "$evidence" --arg comment "$(comment)" \
+            '{state: "open", $evidence, $comment}')" '[.state, .evidence]' "[\"open\",$evidence]"
+    fi
+}

@@ -1,0 +1,78 @@
+# shellcheck shell=bash
+# What was done, in work_dir/journal.jsonl: one JSON object per line, only ever
+# appended to, on the disk before the next thing happens.
+
+RUN=
+STEP_BEGUN=
+STEP_RESULT=
+declare -a STEP_EVIDENCE=()
+
+# work_dir_open FUNCTION [ARG]...: runs FUNCTION as the only run in work_dir.
+work_dir_open() {
+    local dir=${SETTING[work_dir]} owner=
+
+    mkdir -p -- "$dir/log" 2>"$SCRATCH/mkdir.err" \
+        || failed "work_dir \"$dir\" cannot be made: $(log_says "$SCRATCH/mkdir.err")"
+    [[ -w $dir ]] || failed "work_dir \"$dir\" cannot be written to"
+
+    exec 9>>"$dir/lock"
+    if ! flock -n 9; then
+        read -r owner <"$dir/lock" || true
+        die "$EXIT_BUSY" "another run (process ${owner:-unknown}) works in $dir; wait for it to end"
+    fi
+    printf '%s\n' "$$" >"$dir/lock"
+
+    RUN=$(date -u +%Y%m%dT%H%M%SZ)-$$
+    # bash keeps the lock in a close-on-exec copy, so that a daemon which one
+    # of the steps starts cannot take the lock with it.
+    "$@" 9>&-
+}
+
+# journal EVENT [NAME VALUE]...: strings only, so nothing needs escaping by hand.
+journal() {
+    local event=$1 file=${SETTING[work_dir]}/journal.jsonl
+    shift
+    if ! jq -nc --arg time "$(date -u +%Y-%m-%dT%H:%M:%S.%3NZ)" --arg run "$RUN" --arg command "$COMMAND" \
+        --arg step "$STEP" --arg event "$event" '
+        {$time, $run, $command, $step, $event} + ($ARGS.positional as $p
+            | [range(0; $p | length; 2) | {key: $p[.], value: $p[. + 1]}] | from_entries)
+        ' --args -- "$@" >>"$file" || ! sync -- "$file"
+    then
+        # Not by die when die is what brought us here.
+        STEP=
+        failed "the journal $file cannot be written; nothing is done without it"
+    fi
+}
+
+# step NUMBER/COUNT NAME FUNCTION
+step() {
+    local position=$1 function=$3
+
+    STEP=$2 STEP_RESULT='done' STEP_EVIDENCE=() STEP_BEGUN=$EPOCHREALTIME
+    say "[$position] $STEP"
+    journal start
+    "$function"
+    journal end result "$STEP_RESULT" seconds "$(seconds_since "$STEP_BEGUN")" "${STEP_EVIDENCE[@]}"
+    say "      $STEP_RESULT in $(seconds_since "$STEP_BEGUN") s"
+    STEP=
+}
+
+# evidence NAME VALUE: goes into the journal with the end of the step.
+evidence() {
+    STEP_EVIDENCE+=("$1" "$2")
+}
+
+journal_failure() {
+    local reason="unexpected end"
+    [[ -n $STEP && -n $RUN ]] || return 0
+    [[ ! -s $SCRATCH/error ]] || reason=$(<"$SCRATCH/error")
+    journal end result failed exit "$1" reason "$reason" "${STEP_EVIDENCE[@]}"
+}
+
+# save FILE: standard input becomes FILE, whole or not at all.
+save() {
+    local file=$1
+    if ! { cat >"$file.tmp" && sync -- "$file.tmp" && mv -f -- "$file.tmp" "$file" && sync -- "${file%/*}"; }; then
+        failed "cannot write $file"
+    fi
+}

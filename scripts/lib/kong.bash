@@ -1,0 +1,107 @@
+# shellcheck shell=bash
+# The two kong commands.
+
+KONG_LOG=
+
+# kong WHICH WORD...: "kong WORD..." of x or y, its output in KONG_LOG. Gives
+# its exit code, which for migrations means little: ask kong_schema afterwards.
+kong() {
+    local which=$1 conf=() prefix=${SETTING[work_dir]}/prefix-$1
+    shift
+    split_words "${SETTING[$which.kong]}"
+    if [[ $1 = migrations ]]; then
+        KONG_LOG=${SETTING[work_dir]}/log/$RUN-$which-migrations-$2.log
+        [[ -z ${SETTING[$which.conf]-} ]] || conf=(-c "${SETTING[$which.conf]}")
+    else
+        KONG_LOG=$SCRATCH/kong.log
+    fi
+    run_long kong_child "$which" "$prefix" "${WORDS[@]}" "$@" "${conf[@]}"
+}
+
+# kong_child WHICH PREFIX COMMAND...: becomes COMMAND. The database comes from
+# the settings, whatever the caller's environment or the conf file says.
+# An empty PREFIX leaves that to the conf file.
+kong_child() {
+    local which=$1 prefix=$2 password
+    shift 2
+    exec >"$KONG_LOG" 2>&1
+    unset KONG_PREFIX "${!KONG_PG_@}"
+    password=$(passfile_password "$which")
+    [[ -z $password ]] || export KONG_PG_PASSWORD="$password"
+    # In a running node's prefix the command would take that node's saved
+    # environment for its configuration, so the tools get one of their own.
+    [[ -z $prefix ]] || export KONG_PREFIX="$prefix"
+    export KONG_DATABASE=postgres \
+        KONG_PG_HOST="${SETTING[$which.db.host]}" KONG_PG_PORT="${SETTING[$which.db.port]}" \
+        KONG_PG_USER="${SETTING[$which.db.user]}" KONG_PG_DATABASE="${SETTING[$which.db.name]}"
+    if [[ $CALLER_LC_ALL ]]; then export LC_ALL="$CALLER_LC_ALL"; else unset LC_ALL; fi
+    umask "$CALLER_UMASK"
+    exec "$@"
+}
+
+# kong_version WHICH: into REPLY. "3.8.1", or "Kong Enterprise 3.4.3.5".
+kong_version() {
+    local which=$1 status=0
+    kong "$which" version || status=$?
+    if (( status != 0 )); then
+        failed "$which.kong (${SETTING[$which.kong]}): \"version\" ended with $status: $(log_says "$KONG_LOG")"
+    fi
+    [[ $(head -c 4096 "$KONG_LOG" | tr -d '\0') =~ ([0-9]{1,4}\.){2,3}[0-9]{1,4} ]] \
+        || failed "$which.kong (${SETTING[$which.kong]}): \"version\" prints no version: $(log_says "$KONG_LOG")"
+    REPLY=${BASH_REMATCH[0]}
+}
+
+# kong_schema WHICH: what that kong thinks of its database, into REPLY:
+# current, bootstrap, pending, new or error.
+kong_schema() {
+    local which=$1 status=0
+    kong "$which" migrations list || status=$?
+    case $status in
+        0) REPLY=current ;;
+        3) REPLY=bootstrap ;;
+        4) REPLY=pending ;;
+        5) REPLY=new ;;
+        *) REPLY=error ;;
+    esac
+    # A command that did nothing ends with 0 as well.
+    [[ $REPLY != current ]] || grep -q '^Executed migrations' -- "$KONG_LOG" || REPLY=error
+}
+
+# version_compare A B: REPLY is -1, 0 or 1.
+version_compare() {
+    local a b i
+    IFS=. read -r -a a <<<"$1"
+    IFS=. read -r -a b <<<"$2"
+    REPLY=0
+    for i in 0 1 2 3; do
+        if (( ${a[i]:-0} != ${b[i]:-0} )); then
+            REPLY=$(( ${a[i]:-0} < ${b[i]:-0} ? -1 : 1 ))
+            return
+        fi
+    done
+}
+
+# kong_admin WHICH: asks the Admin API who it is, into KONG_VERSION, KONG_ROLE
+# and KONG_DATABASE_NAME. False when nobody answers.
+kong_admin() {
+    local which=$1 url=${SETTING[$1.admin]}
+    http GET "$url/" || return 1
+    [[ $HTTP_STATUS = 200 ]] || unknown "$which.admin $url: GET / was answered $(http_says)"
+    KONG_VERSION=$(field .version)
+    KONG_ROLE=$(field .configuration.role)
+    KONG_DATABASE_NAME=$(field .configuration.pg_database)
+    KONG_NODE_PREFIX=$(field .configuration.prefix)
+    [[ $KONG_VERSION && $KONG_ROLE ]] \
+        || unknown "$which.admin $url: this is not Kong's Admin API: $(head -c 80 <<<"$HTTP_BODY")"
+}
+
+# kong_admin_is WHICH VERSION: the node that just answered is the one meant.
+kong_admin_is() {
+    local which=$1 version=$2 url=${SETTING[$1.admin]}
+    [[ $KONG_VERSION = "$version"* ]] || refuse \
+        "$which.admin $url is Kong $KONG_VERSION, but $which.kong is $version; one of the two settings is wrong"
+    [[ $KONG_ROLE = control_plane ]] || refuse \
+        "$which.admin $url has role $KONG_ROLE, not control_plane; this upgrade is for hybrid mode"
+    [[ $KONG_DATABASE_NAME = "${SETTING[$which.db.name]}" ]] || refuse \
+        "$which.admin $url works on database $KONG_DATABASE_NAME, but $which.db.name is ${SETTING[$which.db.name]}"
+}

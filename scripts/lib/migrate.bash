@@ -1,0 +1,80 @@
+# shellcheck shell=bash
+# Kong's own migrations on the copy. Their exit codes are 0 for much that was
+# not done, so what counts is the state read afterwards.
+
+## cp migrate
+##     Run "kong migrations up" and "finish" of Y on the database of Y.
+cmd_cp_migrate() {
+    no_more_arguments "$@"
+    settings_load
+    need lb y.kong y.db.name
+    work_dir_open step 1/1 migrate phase_migrate
+}
+
+phase_migrate() {
+    migrate_need
+    if [[ $TARGET_STATE != restored ]]; then
+        kong_schema y
+        [[ $REPLY = current ]] || failed \
+            "database $(db_label y) was migrated, but \"kong migrations list\" of y.kong now says $REPLY: $(log_says "$KONG_LOG")"
+        STEP_RESULT='kept'
+        return
+    fi
+
+    kong_schema y
+    [[ $REPLY = @(current|new) ]] || failed \
+        "\"kong migrations list\" of y.kong says $REPLY for the fresh copy $(db_label y): $(log_says "$KONG_LOG")"
+    target_mark migrating
+    if [[ $REPLY = new ]]; then
+        migrate_run up 'current|pending'
+    fi
+    migrate_run finish current
+    migrate_read_back
+    target_mark migrated
+}
+
+# migrate_need: the copy is of the dump that counts, and ready.
+migrate_need() {
+    backup_need
+    target_inspect
+    [[ $TARGET = ours && $TARGET_BACKUP = "$BACKUP" && $TARGET_STATE = @(restored|migrated|started) ]] || refuse \
+        "database $(db_label y) does not hold the dump $BACKUP; run \"kong-shift cp restore\" first"
+}
+
+# migrate_run WORD GOOD: GOOD is a pattern of states allowed afterwards.
+migrate_run() {
+    local word=$1 good=$2 status=0 log
+
+    kong y migrations "$word" --db-timeout "${SETTING[db_timeout]}" --lock-timeout "${SETTING[lock_timeout]}" \
+        || status=$?
+    log=$KONG_LOG
+    evidence "$word.log" "$log"
+    evidence "$word.exit" "$status"
+    (( status == 0 )) || failed \
+        "\"kong migrations $word\" on database $(db_label y) ended with $status: $(log_says "$log"); \
+X is untouched, run it again to begin with a fresh copy; log: $log"
+
+    kong_schema y
+    [[ $REPLY = @($good) ]] || failed \
+        "\"kong migrations $word\" on database $(db_label y) ended with 0, but the state afterwards is $REPLY; it said: \
+$(log_says "$log"); run it again to begin with a fresh copy; log: $log"
+    evidence "$word.state" "$REPLY"
+}
+
+# What the tables themselves say, without any kong in between.
+migrate_read_back() {
+    local row
+    row=$(sql y <<'SQL'
+SELECT coalesce((SELECT string_agg(subsystem, ' ') FROM schema_meta WHERE cardinality(pending) > 0), ''),
+    (SELECT count(*) FROM locks WHERE key = 'migrations'),
+    (SELECT string_agg(subsystem || ' ' || coalesce(last_executed, '?'), ', ' ORDER BY subsystem)
+        FROM schema_meta WHERE subsystem = 'core');
+SQL
+    )
+    [[ ${row%%|*} = '' ]] || failed \
+        "database $(db_label y) still has pending migrations in schema_meta: ${row%%|*}"
+    row=${row#*|}
+    [[ ${row%%|*} = 0 ]] || failed \
+        "database $(db_label y) is locked for migrations by another node; nobody else may work on the copy"
+    evidence schema "${row#*|}"
+}

@@ -1,0 +1,171 @@
+# shellcheck shell=bash
+# The settings file: "key = value" lines as in kong.conf. Read as text, never run.
+
+declare -A SETTING_TYPE=(
+    [shift]=text            [lb]=urls
+    [x.kong]=command        [y.kong]=command
+    [x.conf]=path           [y.conf]=path
+    [x.admin]=url           [y.admin]=url
+    [x.db.host]=text        [y.db.host]=text
+    [x.db.port]=port        [y.db.port]=port
+    [x.db.name]=name        [y.db.name]=name
+    [x.db.user]=name        [y.db.user]=name
+                            [y.db.admin]=name
+                            [y.db.maintenance]=name
+                            [y.prefix]=path
+                            [y.start]=command
+                            [y.stop]=command
+    [passfile]=path         [work_dir]=path
+    [db_timeout]=seconds    [lock_timeout]=seconds
+    [start_timeout]=seconds
+)
+readonly SETTING_TYPE
+
+declare -A SETTING=(
+    [shift]=kong
+    [x.db.host]=127.0.0.1   [x.db.port]=5432
+    [x.db.name]=kong        [x.db.user]=kong
+    [y.db.maintenance]=postgres
+    [work_dir]=/var/lib/kong-shift
+    [db_timeout]=3600       [lock_timeout]=3600
+    [start_timeout]=60
+)
+declare -A SETTING_LINE=()
+declare -a LBS=()
+declare -a WORDS=()
+
+settings_load() {
+    local file=$OPT_CONFIG line number=0 key value
+
+    scratch
+    [[ -f $file && -r $file ]] \
+        || die "$EXIT_USAGE" "cannot read the settings file \"$file\"; name one with --config FILE"
+
+    while IFS= read -r line || [[ -n $line ]]; do
+        number=$(( number + 1 ))
+        line=${line%$'\r'}
+        [[ $line =~ ^[[:space:]]*(#|$) ]] && continue
+        [[ $line =~ ^[[:space:]]*([^=[:space:]]+)[[:space:]]*=[[:space:]]*(.*)$ ]] \
+            || setting_error "$number" "expected \"key = value\""
+        key=${BASH_REMATCH[1]}
+        strip_comment "${BASH_REMATCH[2]}"
+        setting_put "$number" "$key" "$REPLY"
+    done <"$file"
+
+    SETTING[y.db.host]=${SETTING[y.db.host]:-${SETTING[x.db.host]}}
+    SETTING[y.db.port]=${SETTING[y.db.port]:-${SETTING[x.db.port]}}
+    SETTING[y.db.user]=${SETTING[y.db.user]:-${SETTING[x.db.user]}}
+    SETTING[y.db.admin]=${SETTING[y.db.admin]:-${SETTING[y.db.user]}}
+
+    db_environment
+}
+
+setting_error() {
+    die "$EXIT_USAGE" "$OPT_CONFIG:$1: $2"
+}
+
+# A comment begins with a # after white space; \# is a plain #. As in kong.conf.
+strip_comment() {
+    REPLY=" $1"
+    REPLY=${REPLY%%[[:space:]]'#'*}
+    REPLY=${REPLY//'\#'/'#'}
+    REPLY=${REPLY# }
+    REPLY=${REPLY%"${REPLY##*[![:space:]]}"}
+}
+
+setting_put() {
+    local number=$1 key=$2 value=$3
+
+    [[ -n ${SETTING_TYPE[$key]-} ]] || setting_error "$number" "unknown setting \"$key\""
+    [[ -n $value ]] || setting_error "$number" "$key has no value"
+    [[ ! $value =~ [[:cntrl:]] ]] || setting_error "$number" "$key holds a control character"
+    if [[ -n ${SETTING_LINE[$key]-} && $key != lb ]]; then
+        setting_error "$number" "$key was already set in line ${SETTING_LINE[$key]}"
+    fi
+    setting_check "$number" "$key" "$value" "${SETTING_TYPE[$key]}"
+
+    SETTING_LINE[$key]=$number
+    case ${SETTING_TYPE[$key]} in
+        urls) LBS+=("${value%/}") ;;
+        url)  SETTING[$key]=${value%/} ;;
+        *)    SETTING[$key]=$value ;;
+    esac
+}
+
+setting_check() {
+    local number=$1 key=$2 value=$3 type=$4
+    local url='^https?://(unix:/[^:?#]+:|[^/?#@[:space:]]+)(/[^?#[:space:]]*)?$'
+
+    case $type in
+        text)
+            (( ${#value} <= 255 )) || setting_error "$number" "$key is longer than 255 bytes"
+            ;;
+        name)
+            (( ${#value} <= 63 )) \
+                || setting_error "$number" "$key is longer than 63 bytes, the limit of PostgreSQL"
+            ;;
+        url | urls)
+            [[ $value =~ $url ]] || setting_error "$number" \
+                "$key must be a URL like http://127.0.0.1:8040/shift, without user, password or query; got \"$value\""
+            ;;
+        path)
+            [[ $value = /* ]] || setting_error "$number" "$key must begin with /, got \"$value\""
+            ;;
+        port)
+            [[ $value =~ ^[1-9][0-9]{0,4}$ && $value -le 65535 ]] \
+                || setting_error "$number" "$key must be a port from 1 to 65535, got \"$value\""
+            ;;
+        seconds)
+            [[ $value =~ ^[1-9][0-9]{0,5}$ ]] \
+                || setting_error "$number" "$key must be a number of seconds from 1 to 999999, got \"$value\""
+            ;;
+        command)
+            split_words "$value" || setting_error "$number" "$key has an unbalanced quote"
+            [[ -n ${WORDS[0]-} ]] || setting_error "$number" "$key names no command"
+            ;;
+    esac
+}
+
+# split_words TEXT: fills WORDS as a shell would, quotes and backslashes
+# included, but expands nothing.
+split_words() {
+    local text=$1 word='' quote='' char open='' i
+
+    WORDS=()
+    for (( i = 0; i < ${#text}; i++ )); do
+        char=${text:i:1}
+        if [[ $quote = "'" ]]; then
+            if [[ $char = "'" ]]; then quote=; else word+=$char; fi
+        elif [[ $char = \\ ]]; then
+            i=$(( i + 1 ))
+            (( i < ${#text} )) || return 1
+            # Between double quotes a backslash only guards these two.
+            [[ -z $quote || ${text:i:1} = [\"\\] ]] || word+=\\
+            word+=${text:i:1} open=1
+        elif [[ $quote = '"' ]]; then
+            if [[ $char = '"' ]]; then quote=; else word+=$char; fi
+        elif [[ $char = [\"\'] ]]; then
+            quote=$char open=1
+        elif [[ $char = [[:space:]] ]]; then
+            [[ -z $open ]] || WORDS+=("$word")
+            word='' open=''
+        else
+            word+=$char open=1
+        fi
+    done
+    [[ -z $quote ]] || return 1
+    [[ -z $open ]] || WORDS+=("$word")
+}
+
+# need KEY...: a command that cannot work without these settings says so at once.
+need() {
+    local key
+    for key in "$@"; do
+        if [[ $key = lb ]]; then
+            (( ${#LBS[@]} > 0 )) && continue
+        elif [[ -n ${SETTING[$key]-} ]]; then
+            continue
+        fi
+        die "$EXIT_USAGE" "$OPT_CONFIG: the setting $key is missing; \"kong-shift $COMMAND\" needs it"
+    done
+}

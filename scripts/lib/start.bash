@@ -1,0 +1,71 @@
+# shellcheck shell=bash
+# CP Y, the node.
+
+## cp start
+##     Start CP Y on its database and wait until it answers.
+cmd_cp_start() {
+    no_more_arguments "$@"
+    settings_load
+    need_upgrade
+    work_dir_open step 1/1 start phase_start
+}
+
+phase_start() {
+    [[ $Y_VERSION ]] || { kong_version y; Y_VERSION=$REPLY; }
+    migrate_need
+    [[ $TARGET_STATE != restored ]] || refuse \
+        "database $(db_label y) is not migrated yet; run \"kong-shift cp migrate\" first"
+
+    if kong_admin y; then
+        kong_admin_is y "$Y_VERSION"
+        STEP_RESULT='already up'
+        return
+    fi
+    target_mark started
+    node_start
+    evidence version "$KONG_VERSION"
+    evidence database "$KONG_DATABASE_NAME"
+}
+
+node_start() {
+    local log=${SETTING[work_dir]}/log/$RUN-y-start.log status=0 begun=$SECONDS
+
+    KONG_LOG=$log
+    if [[ ${SETTING[y.start]-} ]]; then
+        split_words "${SETTING[y.start]}"
+    else
+        split_words "${SETTING[y.kong]}"
+        WORDS+=(start -p "${SETTING[y.prefix]}")
+        [[ -z ${SETTING[y.conf]-} ]] || WORDS+=(-c "${SETTING[y.conf]}")
+    fi
+    run_long kong_child y '' "${WORDS[@]}" || status=$?
+    (( status == 0 )) || failed \
+        "starting CP Y ended with $status: $(log_says "$log"); log: $log"
+
+    until kong_admin y; do
+        (( SECONDS - begun < SETTING[start_timeout] )) || failed \
+            "CP Y was started, but y.admin ${SETTING[y.admin]} does not answer within ${SETTING[start_timeout]} s: $HTTP_ERROR; log: $log"
+        sleep 0.2
+    done
+    kong_admin_is y "$Y_VERSION"
+}
+
+node_stop() {
+    local status=0 begun=$SECONDS
+
+    KONG_LOG=${SETTING[work_dir]}/log/$RUN-y-stop.log
+    if [[ ${SETTING[y.stop]-} ]]; then
+        split_words "${SETTING[y.stop]}"
+    elif [[ ${SETTING[y.prefix]-} ]]; then
+        split_words "${SETTING[y.kong]}"
+        WORDS+=(quit -p "${SETTING[y.prefix]}")
+    else
+        refuse "CP Y must be stopped first: there is neither y.stop nor y.prefix to do it with"
+    fi
+    run_long kong_child y '' "${WORDS[@]}" || status=$?
+    while kong_admin y; do
+        (( SECONDS - begun < SETTING[start_timeout] )) || failed \
+            "CP Y does not stop (exit code $status): $(log_says "$KONG_LOG")"
+        sleep 0.2
+    done
+}

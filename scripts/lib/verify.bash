@@ -1,0 +1,41 @@
+# shellcheck shell=bash
+# Nothing lost on the way to Y, nothing written to X since.
+
+## cp verify
+##     Compare X with its baseline and Y with X.
+cmd_cp_verify() {
+    no_more_arguments "$@"
+    settings_load
+    need y.kong y.admin y.db.name
+    work_dir_open step 1/1 verify phase_verify
+}
+
+phase_verify() {
+    local differences
+
+    backup_need
+    drift_of_x
+    [[ -z $REPLY ]] || failed "database $(db_label x) was written to after the dump: ${REPLY//$'\n'/; }; \
+run \"kong-shift cp dual-cluster\" again for a fresh copy"
+
+    digest y "$SCRATCH/y.json"
+    differences=$(digest_compare migrated "$BASELINE" "$SCRATCH/y.json")
+    [[ -z $differences ]] || failed \
+        "database $(db_label y) does not hold what X holds: ${differences//$'\n'/; }; keep the gate closed"
+    evidence tables "$(jq 'map(select(.table)) | length' "$BASELINE")"
+    evidence rows "$(jq 'map(.kept // 0) | add' "$BASELINE")"
+    evidence rewritten "$(digest_rewritten "$BASELINE" "$SCRATCH/y.json")"
+
+    verify_node
+}
+
+verify_node() {
+    [[ $Y_VERSION ]] || { kong_version y; Y_VERSION=$REPLY; }
+    kong_admin y || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
+    kong_admin_is y "$Y_VERSION"
+    http GET "${SETTING[y.admin]}/status" || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
+    [[ $HTTP_STATUS = 200 && $(field .database.reachable) = true ]] || failed \
+        "CP Y does not reach its database: GET ${SETTING[y.admin]}/status was answered $(http_says)"
+    freeze_probe y || warn \
+        "admin writes to y.admin ${SETTING[y.admin]} are not frozen; keep everybody away from it until X is gone"
+}
