@@ -63,7 +63,7 @@ test: unit lint cli http
 
 demo:		## a whole hybrid upgrade under load; KONG_X=, KONG_Y= for real Kong
 demo: build
-	@scripts/demo
+	@NGINX='$(NGINX)' scripts/demo
 
 unit:		## unit tests of core/ with sanitizers, and its link check
 unit: $(UNIT_TESTS) purity
@@ -85,11 +85,11 @@ asan: unit build/asan/.built $(TEST_NGINX)
 
 memcheck:	## 1,000 requests with reloads under valgrind
 memcheck: build
-	@scripts/memcheck
+	@NGINX='$(NGINX)' scripts/memcheck
 
 cost:		## instructions per request, against plain nginx
 cost: build
-	@scripts/cost
+	@NGINX='$(NGINX)' scripts/cost
 
 lint:		## compiler warnings, clang-tidy, cppcheck, shellcheck, style
 lint: build
