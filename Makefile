@@ -67,6 +67,7 @@ demo: build
 
 unit:		## unit tests of core/ with sanitizers, and its link check
 unit: $(UNIT_TESTS) purity
+	@[[ -n "$(UNIT_TESTS)" ]] || { echo "no unit tests"; exit 1; }
 	@for t in $(UNIT_TESTS); do echo "$$t"; "$$t"; done
 
 cli:		## bats tests of the script and of the stand-in for Kong
