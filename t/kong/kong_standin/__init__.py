@@ -1,0 +1,1 @@
+"""A test double of the `kong` executable; see ../README.md."""

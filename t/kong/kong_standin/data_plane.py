@@ -1,0 +1,185 @@
+"""A data plane's configuration: from the control plane, from its cache, to the proxy."""
+
+import asyncio
+import gzip
+import json
+import os
+import platform
+import random
+import shutil
+import socket
+import ssl
+import urllib.parse
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+
+from .versions import ZERO_HASH
+
+
+class BadConfig(Exception):
+    """A configuration this version refuses."""
+
+
+class FixedName(AbstractResolver):
+    """The server name in TLS is kong_clustering, wherever the control plane lives."""
+
+    def __init__(self, host):
+        self.host = host
+
+    async def resolve(self, host, port=0, family=socket.AF_INET):
+        found = await asyncio.get_running_loop().getaddrinfo(self.host, port, type=socket.SOCK_STREAM)
+        return [{"hostname": host, "host": address[0], "port": address[1], "family": kind, "proto": protocol,
+                 "flags": socket.AI_NUMERICHOST} for kind, _, protocol, _, address in found]
+
+    async def close(self):
+        pass
+
+
+def check(config, minor):
+    """What makes an older data plane refuse a configuration of a newer control plane."""
+    for position, plugin in enumerate(config.get("plugins", ()), 1):
+        if plugin["name"] != "rate-limiting" or minor >= (3, 6):
+            continue
+        entry = f"bad config received from control plane in 'plugins':\n  - in entry {position} of 'plugins':\n    in 'config':\n"
+        if "redis" in plugin["config"]:
+            raise BadConfig(entry + "      in 'redis': unknown field")
+        if plugin["config"].get("policy") == "redis" and not plugin["config"].get("redis_host"):
+            raise BadConfig(entry + "      in 'redis_host': required field missing")
+
+
+class Cache:
+    """The last configuration, kept in the prefix. From 3.6 it is dropped when written by another minor."""
+
+    def __init__(self, prefix, version, log):
+        self.version, self.log = version, log
+        self.folder = os.path.join(prefix, "dbless.lmdb")
+        self.path = os.path.join(self.folder, "data.json.gz") if version.has(3, 0) \
+            else os.path.join(prefix, "config.cache.json.gz")
+
+    def load(self):
+        """(configuration, hash) or None."""
+        try:
+            with gzip.open(self.path, "rt", encoding="utf-8") as stored:
+                content = json.load(stored)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, EOFError) as error:
+            self.log("warn", f"unreadable configuration cache {self.path}: {error}")
+            return None
+        return content["config"], content["hash"]
+
+    def tag_mismatch(self):
+        """The tag found, when it makes the cache useless."""
+        path = os.path.join(self.folder, "tag")
+        if not self.version.has(3, 6) or not os.path.exists(self.path):
+            return None
+        try:
+            with open(path, encoding="ascii") as stored:
+                found = stored.read()
+        except FileNotFoundError:
+            found = ""
+        return None if found == self.version.tag else found
+
+    def wipe(self):
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def store(self, config, config_hash):
+        if self.version.has(3, 0):
+            os.makedirs(self.folder, exist_ok=True)
+            with open(os.path.join(self.folder, "tag"), "w", encoding="ascii") as tag:
+                tag.write(self.version.tag)
+        with gzip.open(self.path + ".new", "wt", encoding="utf-8", compresslevel=1) as out:
+            json.dump({"config": config, "hash": config_hash}, out)
+        os.replace(self.path + ".new", self.path)
+
+
+class DataPlane:
+    """Holds the connection to the control plane and the configuration in force."""
+
+    def __init__(self, node, apply):
+        self.node, self.apply = node, apply
+        self.hash = ZERO_HASH
+        self.cache = Cache(node.conf["prefix"], node.version, node.log)
+        self.task = self.websocket = None
+
+    def restore(self):
+        """Starts with what the last run knew."""
+        found = self.cache.load()
+        if found:
+            self.apply(found[0])
+            self.hash = found[1]
+
+    def start(self):
+        self.task = asyncio.create_task(self.follow())
+
+    async def stop(self):
+        if self.task:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+
+    async def follow(self):
+        least, _, most = self.node.conf["standin_retry"].partition("-")
+        while True:
+            problem = "closed"
+            try:
+                await self.communicate()
+            except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+                problem = str(error) or type(error).__name__
+            delay = random.uniform(float(least), float(most or least))
+            self.node.log("warn", f"data_plane.lua:156: communicate(): [clustering] connection to control plane {self.url()} "
+                          f"broken: {problem} (retrying after {delay:.0f} seconds)")
+            await asyncio.sleep(delay)
+
+    def url(self, name=None):
+        host, _, port = self.node.conf["cluster_control_plane"].rpartition(":")
+        query = urllib.parse.urlencode({"node_id": self.node.node_id, "node_hostname": platform.node(),
+                                        "node_version": self.node.version.text})
+        return f"wss://{name or host}:{port}/v1/outlet?{query}"
+
+    async def communicate(self):
+        conf = self.node.conf
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.load_cert_chain(conf["cluster_cert"], conf["cluster_cert_key"])
+        context.load_verify_locations(conf["cluster_cert"])
+        host, _, _ = conf["cluster_control_plane"].rpartition(":")
+        connector = aiohttp.TCPConnector(resolver=FixedName(host.strip("[]")), ssl=context)
+        timeout = aiohttp.ClientTimeout(sock_connect=5, sock_read=None, total=None)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            async with session.ws_connect(self.url("kong_clustering"), autoping=False, max_msg_size=0, compress=0) as websocket:
+                await websocket.send_bytes(json.dumps(self.basic_info()).encode())
+                pings = asyncio.create_task(self.ping(websocket))
+                try:
+                    async for message in websocket:
+                        if message.type is aiohttp.WSMsgType.BINARY:
+                            await self.receive(json.loads(gzip.decompress(message.data)))
+                            await websocket.ping(self.hash.encode())
+                finally:
+                    pings.cancel()
+
+    def basic_info(self):
+        labels = dict(label.split(":", 1) for label in self.node.conf.array("cluster_dp_labels") if ":" in label)
+        return {"type": "basic_info", "labels": labels,
+                "plugins": [{"name": name, "version": version} for name, (version, _) in self.node.plugins.items()]}
+
+    async def ping(self, websocket):
+        while True:
+            await websocket.ping(self.hash.encode())
+            await asyncio.sleep(self.node.conf.seconds("standin_ping"))
+
+    async def receive(self, message):
+        """A configuration that is refused leaves the one in force alone."""
+        config, config_hash = message["config_table"], message["config_hash"]
+        if config_hash == self.hash:
+            return
+        try:
+            check(config, self.node.version.minor)
+        except BadConfig as error:
+            self.node.log("error", f"data_plane.lua:225: [clustering] unable to update running config: {error}")
+            return
+        self.apply(config)
+        self.hash = config_hash
+        await asyncio.get_running_loop().run_in_executor(None, self.cache.store, config, config_hash)
+
+
