@@ -1,0 +1,107 @@
+
+/*
+ * Copyright (C) kong-shift contributors
+ */
+
+
+#include "ngx_kong_shift_core.h"
+
+
+uint32_t
+ngx_kong_shift_effective(uint64_t word, unsigned gated)
+{
+    if (gated && !(word & NGX_KONG_SHIFT_WORD_OPEN)) {
+        return 0;
+    }
+
+    return (uint32_t) ((word >> NGX_KONG_SHIFT_WEIGHT_SHIFT)
+                       & NGX_KONG_SHIFT_WEIGHT_MASK);
+}
+
+
+uint64_t
+ngx_kong_shift_word(const ngx_kong_shift_state_t *st, unsigned slot)
+{
+    uint64_t  word;
+
+    word = st->generation & NGX_KONG_SHIFT_GENERATION_MASK;
+    word |= (uint64_t) st->weight << NGX_KONG_SHIFT_WEIGHT_SHIFT;
+
+    if (st->gate_open) {
+        word |= NGX_KONG_SHIFT_WORD_OPEN;
+    }
+
+    if (st->aborted) {
+        word |= NGX_KONG_SHIFT_WORD_ABORTED;
+    }
+
+    if (st->freeze) {
+        word |= NGX_KONG_SHIFT_WORD_FREEZE;
+    }
+
+    if (slot) {
+        word |= NGX_KONG_SHIFT_WORD_SLOT;
+    }
+
+    return word;
+}
+
+
+ngx_kong_shift_choice_t
+ngx_kong_shift_choose(uint64_t word, unsigned gated,
+    ngx_kong_shift_pool_e override, const uint32_t *hash, uint64_t *credit)
+{
+    uint32_t                 weight;
+    uint64_t                 before;
+    ngx_kong_shift_choice_t  choice;
+
+    choice.pool = NGX_KONG_SHIFT_OLD;
+
+    if (override != NGX_KONG_SHIFT_ANY) {
+        choice.reason = NGX_KONG_SHIFT_BY_OVERRIDE;
+
+        if (override == NGX_KONG_SHIFT_OLD) {
+            return choice;
+        }
+
+        if (!(word & NGX_KONG_SHIFT_WORD_ABORTED)
+            && (!gated || (word & NGX_KONG_SHIFT_WORD_OPEN)))
+        {
+            choice.pool = NGX_KONG_SHIFT_NEW;
+            return choice;
+        }
+
+        /* new is closed to everybody: the override is void */
+    }
+
+    weight = ngx_kong_shift_effective(word, gated);
+
+    if (hash) {
+        choice.reason = NGX_KONG_SHIFT_BY_KEY;
+
+        if (((uint64_t) *hash * NGX_KONG_SHIFT_FULL >> 32) < weight) {
+            choice.pool = NGX_KONG_SHIFT_NEW;
+        }
+
+        return choice;
+    }
+
+    choice.reason = NGX_KONG_SHIFT_BY_WEIGHT;
+
+    if (weight == 0) {
+        return choice;
+    }
+
+    if (weight >= NGX_KONG_SHIFT_FULL) {
+        choice.pool = NGX_KONG_SHIFT_NEW;
+        return choice;
+    }
+
+    before = __atomic_fetch_add(credit, weight, __ATOMIC_RELAXED);
+
+    if (before % NGX_KONG_SHIFT_FULL + weight >= NGX_KONG_SHIFT_FULL) {
+        choice.pool = NGX_KONG_SHIFT_NEW;
+    }
+
+    return choice;
+}

@@ -1,0 +1,201 @@
+
+/*
+ * Copyright (C) kong-shift contributors
+ */
+
+
+#ifndef _NGX_HTTP_KONG_SHIFT_H_INCLUDED_
+#define _NGX_HTTP_KONG_SHIFT_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include "ngx_kong_shift.h"
+
+
+#define NGX_HTTP_KONG_SHIFT_BODY   (64 * 1024)
+
+
+/* of an upstream{} block */
+
+typedef struct {
+    ngx_kong_shift_t              *shift;      /* NULL: no kong_shift here */
+
+    ngx_str_t                      name[2];    /* of the pools: old, new */
+    ngx_http_upstream_srv_conf_t  *pool[2];
+
+    ngx_http_complex_value_t      *key;
+    ngx_str_t                      key_text;
+    ngx_http_complex_value_t      *override;
+    ngx_str_t                      seed;
+
+    ngx_flag_t                     gate;
+    ngx_uint_t                     initialized;
+
+    u_char                        *file;       /* of kong_shift, or of the */
+    ngx_uint_t                     line;       /* first directive beside it */
+    const char                    *directive;
+} ngx_http_kong_shift_srv_conf_t;
+
+
+typedef struct {
+    ngx_array_t                    freezes;    /* loc confs to resolve */
+} ngx_http_kong_shift_main_conf_t;
+
+
+typedef struct {
+    ngx_uint_t                     api;        /* unsigned  api:1; */
+    ngx_uint_t                     write;      /* unsigned  write:1; */
+
+    ngx_str_t                      freeze_name;
+    ngx_kong_shift_t              *freeze;     /* after configuration */
+    u_char                        *file;
+    ngx_uint_t                     line;
+} ngx_http_kong_shift_loc_conf_t;
+
+
+/* what was chosen for a main request, for each shift it came through */
+
+typedef struct ngx_http_kong_shift_choice_s  ngx_http_kong_shift_choice_t;
+
+struct ngx_http_kong_shift_choice_s {
+    ngx_http_kong_shift_srv_conf_t  *kscf;
+    uint64_t                         word;
+    ngx_kong_shift_choice_t          choice;
+
+    ngx_http_kong_shift_choice_t    *next;
+};
+
+
+typedef struct {
+    ngx_http_kong_shift_choice_t    *choices;  /* the newest first */
+    void                            *api;      /* body, or change */
+} ngx_http_kong_shift_ctx_t;
+
+
+/* a JSON answer to an API request that could not be carried out */
+
+typedef struct {
+    ngx_uint_t                     status;
+    const char                    *title;
+    const char                    *code;
+    const char                    *field;      /* or NULL */
+    const char                    *text;       /* about the field */
+    json_int_t                     current;    /* generation, or 0 */
+    ngx_uint_t                     retry;      /* seconds, or 0 */
+    const char                    *allow;      /* or NULL */
+    char                           detail[512];
+} ngx_http_kong_shift_problem_t;
+
+
+/* upstream */
+
+/* Checks the configuration when all of it is known. */
+ngx_int_t ngx_http_kong_shift_init(ngx_conf_t *cf);
+
+ngx_int_t ngx_http_kong_shift_add_variables(ngx_conf_t *cf);
+
+ngx_int_t ngx_http_kong_shift_init_upstream(ngx_conf_t *cf,
+    ngx_http_upstream_srv_conf_t *us);
+ngx_int_t ngx_http_kong_shift_init_peer(ngx_http_request_t *r,
+    ngx_http_upstream_srv_conf_t *us);
+
+/* What was chosen for the main request of r, the last first, or NULL. */
+ngx_http_kong_shift_choice_t *ngx_http_kong_shift_get_choice(
+    ngx_http_request_t *r);
+
+
+/* freeze */
+
+ngx_int_t ngx_http_kong_shift_freeze_handler(ngx_http_request_t *r);
+
+
+/* api */
+
+ngx_int_t ngx_http_kong_shift_api_handler(ngx_http_request_t *r);
+
+
+/* body */
+
+/*
+ * Reads a body of up to NGX_HTTP_KONG_SHIFT_BODY bytes in any chunking, and
+ * calls the handler with it; longer ones are answered here with 413.
+ */
+
+typedef void (*ngx_http_kong_shift_body_pt)(ngx_http_request_t *r,
+    u_char *text, size_t len);
+
+ngx_int_t ngx_http_kong_shift_read_body(ngx_http_request_t *r,
+    ngx_http_kong_shift_body_pt handler);
+
+/*
+ * The handlers below turn a JSON body into a change.  NGX_OK, or NGX_ERROR
+ * with *problem filled.
+ */
+
+typedef ngx_int_t (*ngx_http_kong_shift_parse_pt)(json_t *body,
+    ngx_kong_shift_change_t *change, ngx_http_kong_shift_problem_t *problem);
+
+ngx_int_t ngx_http_kong_shift_parse_body(u_char *text, size_t len,
+    ngx_uint_t optional, ngx_http_kong_shift_parse_pt parse,
+    ngx_kong_shift_change_t *change, ngx_http_kong_shift_problem_t *problem);
+
+ngx_int_t ngx_http_kong_shift_parse_weight(json_t *body,
+    ngx_kong_shift_change_t *change, ngx_http_kong_shift_problem_t *problem);
+ngx_int_t ngx_http_kong_shift_parse_gate(json_t *body,
+    ngx_kong_shift_change_t *change, ngx_http_kong_shift_problem_t *problem);
+ngx_int_t ngx_http_kong_shift_parse_freeze(json_t *body,
+    ngx_kong_shift_change_t *change, ngx_http_kong_shift_problem_t *problem);
+ngx_int_t ngx_http_kong_shift_parse_abort(json_t *body,
+    ngx_kong_shift_change_t *change, ngx_http_kong_shift_problem_t *problem);
+
+
+/* origin */
+
+/*
+ * NGX_OK when a write may be meant by its sender.  NGX_ERROR with *problem for
+ * one that a foreign web page made a browser send, or in a type that is not
+ * taken.
+ */
+ngx_int_t ngx_http_kong_shift_check_origin(ngx_http_request_t *r,
+    ngx_http_kong_shift_problem_t *problem);
+
+
+/* reply */
+
+/*
+ * Describes a problem by its code.  The detail is formatted as by
+ * ngx_snprintf(); the status and title come with the code.
+ */
+void ngx_http_kong_shift_set_problem(ngx_http_kong_shift_problem_t *problem,
+    const char *code, const char *fmt, ...);
+
+/* Sends it; the request body is discarded unless it was read. */
+ngx_int_t ngx_http_kong_shift_send_problem(ngx_http_request_t *r,
+    ngx_http_kong_shift_problem_t *problem);
+
+/*
+ * Sends the JSON, and gives back the reference to it.  "generation" is the
+ * ETag; 0: none.
+ */
+ngx_int_t ngx_http_kong_shift_send_json(ngx_http_request_t *r,
+    ngx_uint_t status, json_t *json, uint64_t generation);
+
+json_t *ngx_http_kong_shift_json_shift(ngx_kong_shift_conf_t *conf,
+    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_snapshot_t *snap);
+json_t *ngx_http_kong_shift_json_weight(ngx_kong_shift_conf_t *conf,
+    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_snapshot_t *snap);
+json_t *ngx_http_kong_shift_json_gate(ngx_kong_shift_conf_t *conf,
+    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_snapshot_t *snap);
+json_t *ngx_http_kong_shift_json_freeze(ngx_kong_shift_conf_t *conf,
+    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_snapshot_t *snap);
+json_t *ngx_http_kong_shift_json_events(ngx_kong_shift_t *shift,
+    ngx_kong_shift_event_t *events, ngx_uint_t n, uint64_t last);
+
+
+extern ngx_module_t  ngx_http_kong_shift_module;
+
+
+#endif /* _NGX_HTTP_KONG_SHIFT_H_INCLUDED_ */

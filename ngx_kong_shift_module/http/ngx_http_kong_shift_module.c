@@ -1,0 +1,532 @@
+
+/*
+ * Copyright (C) kong-shift contributors
+ */
+
+
+#include "ngx_http_kong_shift.h"
+
+
+static void *ngx_http_kong_shift_create_main_conf(ngx_conf_t *cf);
+static void *ngx_http_kong_shift_create_srv_conf(ngx_conf_t *cf);
+static void *ngx_http_kong_shift_create_loc_conf(ngx_conf_t *cf);
+static char *ngx_http_kong_shift_merge_loc_conf(ngx_conf_t *cf, void *parent,
+    void *child);
+
+static char *ngx_http_kong_shift(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_http_kong_shift_key(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_http_kong_shift_override(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_http_kong_shift_gate(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_http_kong_shift_api(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_http_kong_shift_freeze(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+
+
+static ngx_command_t  ngx_http_kong_shift_commands[] = {
+
+    { ngx_string("kong_shift"),
+      NGX_HTTP_UPS_CONF|NGX_CONF_1MORE,
+      ngx_http_kong_shift,
+      NGX_HTTP_SRV_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("kong_shift_key"),
+      NGX_HTTP_UPS_CONF|NGX_CONF_TAKE12,
+      ngx_http_kong_shift_key,
+      NGX_HTTP_SRV_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("kong_shift_override"),
+      NGX_HTTP_UPS_CONF|NGX_CONF_TAKE1,
+      ngx_http_kong_shift_override,
+      NGX_HTTP_SRV_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("kong_shift_gate"),
+      NGX_HTTP_UPS_CONF|NGX_CONF_FLAG,
+      ngx_http_kong_shift_gate,
+      NGX_HTTP_SRV_CONF_OFFSET,
+      offsetof(ngx_http_kong_shift_srv_conf_t, gate),
+      NULL },
+
+    { ngx_string("kong_shift_api"),
+      NGX_HTTP_LOC_CONF|NGX_CONF_NOARGS|NGX_CONF_TAKE1,
+      ngx_http_kong_shift_api,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("kong_shift_freeze"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_http_kong_shift_freeze,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+      ngx_null_command
+};
+
+
+static ngx_http_module_t  ngx_http_kong_shift_module_ctx = {
+    ngx_http_kong_shift_add_variables,     /* preconfiguration */
+    ngx_http_kong_shift_init,              /* postconfiguration */
+
+    ngx_http_kong_shift_create_main_conf,  /* create main configuration */
+    NULL,                                  /* init main configuration */
+
+    ngx_http_kong_shift_create_srv_conf,   /* create server configuration */
+    NULL,                                  /* merge server configuration */
+
+    ngx_http_kong_shift_create_loc_conf,   /* create location configuration */
+    ngx_http_kong_shift_merge_loc_conf     /* merge location configuration */
+};
+
+
+ngx_module_t  ngx_http_kong_shift_module = {
+    NGX_MODULE_V1,
+    &ngx_http_kong_shift_module_ctx,       /* module context */
+    ngx_http_kong_shift_commands,          /* module directives */
+    NGX_HTTP_MODULE,                       /* module type */
+    NULL,                                  /* init master */
+    NULL,                                  /* init module */
+    NULL,                                  /* init process */
+    NULL,                                  /* init thread */
+    NULL,                                  /* exit thread */
+    NULL,                                  /* exit process */
+    NULL,                                  /* exit master */
+    NGX_MODULE_V1_PADDING
+};
+
+
+static void *
+ngx_http_kong_shift_create_main_conf(ngx_conf_t *cf)
+{
+    ngx_http_kong_shift_main_conf_t  *ksmcf;
+
+    ksmcf = ngx_pcalloc(cf->pool, sizeof(ngx_http_kong_shift_main_conf_t));
+    if (ksmcf == NULL) {
+        return NULL;
+    }
+
+    if (ngx_array_init(&ksmcf->freezes, cf->pool, 2,
+                       sizeof(ngx_http_kong_shift_loc_conf_t *))
+        != NGX_OK)
+    {
+        return NULL;
+    }
+
+    return ksmcf;
+}
+
+
+static void *
+ngx_http_kong_shift_create_srv_conf(ngx_conf_t *cf)
+{
+    ngx_http_kong_shift_srv_conf_t  *kscf;
+
+    kscf = ngx_pcalloc(cf->pool, sizeof(ngx_http_kong_shift_srv_conf_t));
+    if (kscf == NULL) {
+        return NULL;
+    }
+
+    /*
+     * set by ngx_pcalloc():
+     *
+     *     kscf->shift = NULL;
+     *     kscf->name = { { 0, NULL }, { 0, NULL } };
+     *     kscf->pool = { NULL, NULL };
+     *     kscf->key = NULL;
+     *     kscf->override = NULL;
+     *     kscf->seed = { 0, NULL };
+     *     kscf->initialized = 0;
+     *     kscf->directive = NULL;
+     */
+
+    /* an upstream{} has nothing to inherit, so this is never merged */
+
+    kscf->gate = NGX_CONF_UNSET;
+
+    return kscf;
+}
+
+
+static void *
+ngx_http_kong_shift_create_loc_conf(ngx_conf_t *cf)
+{
+    return ngx_pcalloc(cf->pool, sizeof(ngx_http_kong_shift_loc_conf_t));
+}
+
+
+static char *
+ngx_http_kong_shift_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
+{
+    ngx_http_kong_shift_loc_conf_t  *prev = parent;
+    ngx_http_kong_shift_loc_conf_t  *conf = child;
+
+    ngx_http_core_loc_conf_t          *clcf;
+    ngx_http_kong_shift_loc_conf_t   **kslcf;
+    ngx_http_kong_shift_main_conf_t   *ksmcf;
+
+    /* "api" is not inherited: a handler belongs to its own location */
+
+    if (conf->api) {
+        clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+        /* it has a limit of its own, which is told in JSON */
+
+        clcf->client_max_body_size = 0;
+    }
+
+    if (conf->freeze_name.len == 0) {
+        conf->freeze_name = prev->freeze_name;
+        conf->file = prev->file;
+        conf->line = prev->line;
+    }
+
+    if (conf->freeze_name.len == 0) {
+        return NGX_CONF_OK;
+    }
+
+    ksmcf = ngx_http_conf_get_module_main_conf(cf,
+                                               ngx_http_kong_shift_module);
+
+    kslcf = ngx_array_push(&ksmcf->freezes);
+    if (kslcf == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    *kslcf = conf;
+
+    return NGX_CONF_OK;
+}
+
+
+static void
+ngx_http_kong_shift_note(ngx_conf_t *cf, ngx_http_kong_shift_srv_conf_t *kscf,
+    const char *directive)
+{
+    if (kscf->shift == NULL) {
+        kscf->directive = directive;
+        kscf->file = cf->conf_file->file.name.data;
+        kscf->line = cf->conf_file->line;
+    }
+}
+
+
+static char *
+ngx_http_kong_shift(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_kong_shift_srv_conf_t  *kscf = conf;
+
+    uint32_t                       weight;
+    ngx_str_t                     *value, s;
+    ngx_uint_t                     i, n, seen;
+    ngx_http_upstream_server_t    *server;
+    ngx_http_upstream_srv_conf_t  *uscf;
+
+    static const char  *names[] = { "old=", "new=", "weight=" };
+
+    if (kscf->shift) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+    weight = 0;
+    seen = 0;
+
+    for (i = 1; i < cf->args->nelts; i++) {
+
+        for (n = 0; n < 3; n++) {
+            s.len = ngx_strlen(names[n]);
+
+            if (ngx_strncmp(value[i].data, names[n], s.len) == 0) {
+                s.data = value[i].data + s.len;
+                s.len = value[i].len - s.len;
+                break;
+            }
+        }
+
+        if (n == 3) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "invalid parameter \"%V\", known are \"old=\", "
+                               "\"new=\" and \"weight=\"", &value[i]);
+            return NGX_CONF_ERROR;
+        }
+
+        if (seen & (1 << n)) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "duplicate parameter \"%V\"", &value[i]);
+            return NGX_CONF_ERROR;
+        }
+
+        seen |= 1 << n;
+
+        if (n < 2) {
+            kscf->name[n] = s;
+            continue;
+        }
+
+        if (ngx_kong_shift_parse_weight((char *) s.data, s.len, &weight)
+            != 0)
+        {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "invalid weight \"%V\", it must be a number "
+                               "from 0 to 100 with up to 4 decimals", &s);
+            return NGX_CONF_ERROR;
+        }
+    }
+
+    for (n = 0; n < 2; n++) {
+        if (!ngx_kong_shift_is_text(&kscf->name[n])) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "\"%V\" must have the parameter \"%s\" with "
+                               "the name of an upstream", &cmd->name,
+                               names[n]);
+            return NGX_CONF_ERROR;
+        }
+    }
+
+    if (kscf->name[0].len == kscf->name[1].len
+        && ngx_strncasecmp(kscf->name[0].data, kscf->name[1].data,
+                           kscf->name[0].len)
+           == 0)
+    {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"old=\" and \"new=\" are the same upstream "
+                           "\"%V\"", &kscf->name[0]);
+        return NGX_CONF_ERROR;
+    }
+
+    uscf = ngx_http_conf_get_module_srv_conf(cf, ngx_http_upstream_module);
+
+    if (uscf->servers->nelts) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"server\" is not allowed beside \"kong_shift\" "
+                           "in upstream \"%V\", servers belong to its pools",
+                           &uscf->host);
+        return NGX_CONF_ERROR;
+    }
+
+    if (uscf->peer.init_upstream) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "no balancing method and no \"keepalive\" is "
+                           "allowed beside \"kong_shift\" in upstream \"%V\", "
+                           "they belong to its pools", &uscf->host);
+        return NGX_CONF_ERROR;
+    }
+
+    /* nginx wants a server in each upstream; this one is never asked */
+
+    server = ngx_array_push(uscf->servers);
+    if (server == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    ngx_memzero(server, sizeof(ngx_http_upstream_server_t));
+
+    server->addrs = ngx_pcalloc(cf->pool, sizeof(ngx_addr_t));
+    if (server->addrs == NULL
+        || ngx_parse_addr_port(cf->pool, server->addrs,
+                               (u_char *) "0.0.0.0:1", 9)
+           != NGX_OK)
+    {
+        return NGX_CONF_ERROR;
+    }
+
+    ngx_str_set(&server->addrs->name, "kong_shift");
+    server->name = server->addrs->name;
+    server->naddrs = 1;
+    server->weight = 1;
+    server->down = 1;
+
+    uscf->flags = NGX_HTTP_UPSTREAM_CREATE;
+    uscf->peer.init_upstream = ngx_http_kong_shift_init_upstream;
+
+    kscf->shift = ngx_kong_shift_add(cf, &uscf->host, "http");
+    if (kscf->shift == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    kscf->shift->weight = weight;
+    kscf->file = cf->conf_file->file.name.data;
+    kscf->line = cf->conf_file->line;
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_kong_shift_key(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_kong_shift_srv_conf_t  *kscf = conf;
+
+    ngx_str_t                         *value;
+    ngx_http_compile_complex_value_t   ccv;
+
+    if (kscf->key) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+    kscf->key_text = value[1];
+
+    if (!ngx_kong_shift_is_text(&value[1])) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid key \"%V\", it must be UTF-8 without "
+                           "control characters", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    kscf->key = ngx_palloc(cf->pool, sizeof(ngx_http_complex_value_t));
+    if (kscf->key == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    ngx_memzero(&ccv, sizeof(ngx_http_compile_complex_value_t));
+
+    ccv.cf = cf;
+    ccv.value = &value[1];
+    ccv.complex_value = kscf->key;
+
+    if (ngx_http_compile_complex_value(&ccv) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
+    if (cf->args->nelts == 3) {
+
+        if (ngx_strncmp(value[2].data, "seed=", 5) != 0) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "invalid parameter \"%V\", only \"seed=\" is "
+                               "known", &value[2]);
+            return NGX_CONF_ERROR;
+        }
+
+        kscf->seed.data = value[2].data + 5;
+        kscf->seed.len = value[2].len - 5;
+
+        if (!ngx_kong_shift_is_text(&kscf->seed)) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "invalid seed \"%V\", it must be non-empty "
+                               "UTF-8 without control characters",
+                               &kscf->seed);
+            return NGX_CONF_ERROR;
+        }
+    }
+
+    ngx_http_kong_shift_note(cf, kscf, "kong_shift_key");
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_kong_shift_override(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_kong_shift_srv_conf_t  *kscf = conf;
+
+    ngx_str_t                         *value;
+    ngx_http_compile_complex_value_t   ccv;
+
+    if (kscf->override) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    kscf->override = ngx_palloc(cf->pool, sizeof(ngx_http_complex_value_t));
+    if (kscf->override == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    ngx_memzero(&ccv, sizeof(ngx_http_compile_complex_value_t));
+
+    ccv.cf = cf;
+    ccv.value = &value[1];
+    ccv.complex_value = kscf->override;
+
+    if (ngx_http_compile_complex_value(&ccv) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
+    ngx_http_kong_shift_note(cf, kscf, "kong_shift_override");
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_kong_shift_gate(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_kong_shift_note(cf, conf, "kong_shift_gate");
+
+    return ngx_conf_set_flag_slot(cf, cmd, conf);
+}
+
+
+static char *
+ngx_http_kong_shift_api(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_kong_shift_loc_conf_t  *kslcf = conf;
+
+    ngx_str_t                 *value;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    if (kslcf->api) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    if (cf->args->nelts == 2) {
+
+        if (ngx_strcmp(value[1].data, "write=on") == 0) {
+            kslcf->write = 1;
+
+        } else if (ngx_strcmp(value[1].data, "write=off") != 0) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "invalid parameter \"%V\", it may be "
+                               "\"write=on\" or \"write=off\"", &value[1]);
+            return NGX_CONF_ERROR;
+        }
+    }
+
+    kslcf->api = 1;
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+    clcf->handler = ngx_http_kong_shift_api_handler;
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_kong_shift_freeze(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_kong_shift_loc_conf_t  *kslcf = conf;
+
+    ngx_str_t  *value;
+
+    if (kslcf->freeze_name.len) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    if (value[1].len == 0) {
+        return "needs the name of a shift";
+    }
+
+    kslcf->freeze_name = value[1];
+    kslcf->file = cf->conf_file->file.name.data;
+    kslcf->line = cf->conf_file->line;
+
+    return NGX_CONF_OK;
+}

@@ -1,0 +1,379 @@
+
+/*
+ * Copyright (C) kong-shift contributors
+ */
+
+
+#ifndef _NGX_KONG_SHIFT_H_INCLUDED_
+#define _NGX_KONG_SHIFT_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_event.h>
+
+#if (NGX_THREADS)
+#include <ngx_thread_pool.h>
+#endif
+
+#include <jansson.h>
+
+#include "ngx_kong_shift_core.h"
+
+
+#if (NGX_PTR_SIZE != 8)
+#error "kong_shift needs a 64-bit platform: a change is one 64-bit store"
+#endif
+
+
+#define NGX_KONG_SHIFT_NAME_SIZE   128
+#define NGX_KONG_SHIFT_BY_SIZE     64
+#define NGX_KONG_SHIFT_EVENTS      256
+#define NGX_KONG_SHIFT_PATH_SIZE   1024
+
+
+/* what happened to a shift, for GET .../events */
+
+typedef struct {
+    uint64_t                   id;
+    uint64_t                   generation;
+    int64_t                    time;
+
+    ngx_kong_shift_action_e    action;
+
+    /* of the state before and after: weight and flags, no generation */
+    uint64_t                   before;
+    uint64_t                   after;
+
+    char                       by[NGX_KONG_SHIFT_BY_SIZE];
+    char                       comment[NGX_KONG_SHIFT_COMMENT_SIZE];
+} ngx_kong_shift_event_t;
+
+
+/* one shift in shared memory; no pointers, old workers read it too */
+
+typedef struct {
+    uint64_t                   word;
+    u_char                     pad0[120];
+
+    uint64_t                   credit;     /* a line of its own */
+    u_char                     pad1[120];
+
+    ngx_kong_shift_state_t     slot[2];
+
+    uint64_t                   nevents;    /* ever; also the newest id */
+    ngx_kong_shift_event_t     event[NGX_KONG_SHIFT_EVENTS];
+
+    ngx_uint_t                 unsaved;    /* the state file is behind */
+
+    char                       name[NGX_KONG_SHIFT_NAME_SIZE];
+} ngx_kong_shift_record_t;
+
+
+/* tells one version of the state file from another */
+
+typedef struct {
+    uint64_t                   inode;      /* 0: there is no file */
+    int64_t                    sec;
+    int64_t                    nsec;
+    int64_t                    size;
+} ngx_kong_shift_file_id_t;
+
+
+typedef struct {
+    ngx_uint_t                 capacity;
+    ngx_uint_t                 nrecords;
+
+    /* the writer's lease; guarded by the slab mutex */
+    ngx_pid_t                  owner;      /* 0: free */
+    uint64_t                   token;
+    ngx_msec_t                 expires;
+
+    /* the zone gave way to another one: its writers are refused */
+    ngx_uint_t                 replaced;
+
+    ngx_kong_shift_file_id_t   file;       /* last loaded or saved */
+    uint64_t                   serial;     /* of that file */
+
+    ngx_msec_t                 next_poll;
+    ngx_msec_t                 next_retry;
+    ngx_msec_t                 retry_delay;
+
+    ngx_kong_shift_record_t    record[1];  /* [capacity] */
+} ngx_kong_shift_shctx_t;
+
+
+typedef struct {
+    ngx_str_t                  name;
+    const char                *kind;       /* "http" or "stream" */
+    uint32_t                   weight;     /* weight= */
+    ngx_uint_t                 gated;      /* unsigned  gated:1; */
+
+    ngx_kong_shift_record_t   *record;
+} ngx_kong_shift_t;
+
+
+typedef struct {
+    ngx_shm_zone_t            *shm_zone;
+    ngx_kong_shift_shctx_t    *sh;
+    ngx_slab_pool_t           *shpool;
+
+    ngx_array_t                shifts;     /* ngx_kong_shift_t * */
+
+    size_t                     size;       /* 0: auto */
+    ngx_str_t                  state;      /* path; empty: no file */
+    u_char                    *file;       /* of the directive */
+    ngx_uint_t                 line;
+
+#if (NGX_THREADS)
+    ngx_thread_pool_t         *thread_pool;
+#endif
+} ngx_kong_shift_conf_t;
+
+
+/* a consistent copy of one shift */
+
+typedef struct {
+    ngx_kong_shift_state_t     state;
+    uint64_t                   word;
+    ngx_uint_t                 unsaved;
+} ngx_kong_shift_snapshot_t;
+
+
+/* one shift as read from the state file */
+
+typedef struct {
+    char                       name[NGX_KONG_SHIFT_NAME_SIZE];
+    ngx_kong_shift_state_t     state;
+    uint64_t                   nevents;
+} ngx_kong_shift_saved_t;
+
+
+/* module */
+
+/*
+ * Registers a shift while the configuration is read.  NULL after an error
+ * that has been logged: a name taken by another shift, or one which is not
+ * 1 .. 127 bytes of UTF-8 without control characters.
+ */
+ngx_kong_shift_t *ngx_kong_shift_add(ngx_conf_t *cf, ngx_str_t *name,
+    const char *kind);
+
+ngx_uint_t ngx_kong_shift_is_text(ngx_str_t *text);
+
+
+/* shm */
+
+size_t ngx_kong_shift_zone_size(ngx_uint_t capacity);
+ngx_uint_t ngx_kong_shift_zone_capacity(size_t size);
+ngx_kong_shift_record_t *ngx_kong_shift_find_record(
+    ngx_kong_shift_shctx_t *sh, const char *name, size_t len);
+ngx_kong_shift_record_t *ngx_kong_shift_add_record(
+    ngx_kong_shift_shctx_t *sh, const char *name, size_t len,
+    const ngx_kong_shift_state_t *st);
+void ngx_kong_shift_read(ngx_kong_shift_record_t *rec,
+    ngx_kong_shift_snapshot_t *snap);
+
+/*
+ * Makes *st the state of the record at once for all workers; the caller holds
+ * the lease and the slab mutex.
+ */
+void ngx_kong_shift_publish_locked(ngx_kong_shift_record_t *rec,
+    const ngx_kong_shift_state_t *st, ngx_kong_shift_action_e action,
+    const char *by, const char *comment);
+
+/*
+ * The newest events with an id above "since", oldest first, in an allocated
+ * array which the caller frees with ngx_free(); *last is the newest id.
+ */
+ngx_int_t ngx_kong_shift_read_events(ngx_kong_shift_conf_t *kscf,
+    ngx_kong_shift_record_t *rec, uint64_t since,
+    ngx_kong_shift_event_t **events, ngx_uint_t *nevents, uint64_t *last,
+    ngx_log_t *log);
+
+/*
+ * The lease lets one writer of all workers at a time change and save state.
+ * A dead or silent owner is replaced.  Returns a token for the other calls,
+ * or 0 when another one holds the lease.  _hold() extends it, and is NGX_BUSY
+ * after somebody else took it.
+ */
+uint64_t ngx_kong_shift_lease_take(ngx_kong_shift_conf_t *kscf);
+ngx_int_t ngx_kong_shift_lease_hold(ngx_kong_shift_conf_t *kscf,
+    uint64_t token);
+void ngx_kong_shift_lease_drop(ngx_kong_shift_conf_t *kscf, uint64_t token);
+
+
+/* json */
+
+/* weight in the shape of the API: an integer, or a real of 4 decimals */
+json_t *ngx_kong_shift_json_weight(uint32_t weight);
+json_t *ngx_kong_shift_json_time(int64_t t);
+json_t *ngx_kong_shift_json_evidence(const ngx_kong_shift_evidence_t *ev);
+
+/*
+ * Reads a number of percent.  NGX_OK; NGX_DECLINED when it is no number,
+ * NGX_ERROR when it is out of 0 .. 100 or has more than 4 decimals.
+ */
+ngx_int_t ngx_kong_shift_json_get_weight(const json_t *value,
+    uint32_t *weight);
+
+/*
+ * Copies a JSON string of 0 .. size - 1 bytes without control characters.
+ * NGX_OK; NGX_DECLINED when it is no string, NGX_ERROR when it does not fit.
+ */
+ngx_int_t ngx_kong_shift_json_get_text(const json_t *value, char *text,
+    size_t size);
+
+/* The text of the state file; freed with free().  NULL: no memory. */
+char *ngx_kong_shift_encode(const ngx_kong_shift_saved_t *saved, ngx_uint_t n,
+    uint64_t serial);
+
+/*
+ * Reads the text of a state file.  The array is from "pool".  On NGX_ERROR
+ * *reason is a sentence that says what is wrong with it.
+ */
+ngx_int_t ngx_kong_shift_decode(ngx_pool_t *pool, const u_char *text,
+    size_t len, ngx_array_t *saved, uint64_t *serial, const char **reason);
+
+
+/* file; plain system calls, as they also run in a thread */
+
+typedef struct {
+    const char                *path;
+    const char                *folder;
+    const char                *name;       /* within the folder */
+
+    ngx_kong_shift_file_id_t   id;         /* in: expected, out: found */
+    ngx_uint_t                 renamed;    /* out: the file was replaced */
+
+    u_char                    *text;       /* save: in, load: out, malloc() */
+    size_t                     len;
+
+    ngx_err_t                  err;        /* of the call that failed */
+    const char                *what;       /* the call that failed */
+} ngx_kong_shift_file_t;
+
+/* The largest state file that is read, in bytes. */
+#define NGX_KONG_SHIFT_FILE_MAX    (4 * 1024 * 1024)
+
+/* Splits a path into *file, which keeps pointers into "buf". */
+void ngx_kong_shift_file_init(ngx_kong_shift_file_t *file, const char *path,
+    char *buf);
+
+/* NGX_OK, NGX_DECLINED when there is no file, or NGX_ERROR. */
+ngx_int_t ngx_kong_shift_file_stat(const char *path,
+    ngx_kong_shift_file_id_t *id);
+ngx_int_t ngx_kong_shift_file_load(ngx_kong_shift_file_t *file);
+
+/*
+ * Replaces the file: temporary file, fsync, rename, fsync of the folder.
+ * NGX_OK; NGX_DECLINED when somebody else has replaced the file since
+ * file->id was taken; NGX_ERROR with file->err and file->what.
+ */
+ngx_int_t ngx_kong_shift_file_save(ngx_kong_shift_file_t *file);
+
+#define ngx_kong_shift_same_file(a, b)                                        \
+    ((a)->inode == (b)->inode && (a)->sec == (b)->sec                         \
+     && (a)->nsec == (b)->nsec && (a)->size == (b)->size)
+
+
+/* restore */
+
+/*
+ * Fills a fresh zone from the state file.  A bad file is moved aside and never
+ * an error.
+ */
+void ngx_kong_shift_restore(ngx_kong_shift_conf_t *kscf, ngx_log_t *log);
+
+/*
+ * Publishes what another nginx has saved in the loaded file, as far as it is
+ * newer; the caller holds the lease.
+ */
+void ngx_kong_shift_adopt(ngx_kong_shift_conf_t *kscf,
+    ngx_kong_shift_file_t *file, ngx_log_t *log);
+
+/*
+ * Binds the shifts of a new configuration to their records.  "old" is the
+ * configuration of the cycle before, or NULL.
+ */
+ngx_int_t ngx_kong_shift_attach(ngx_kong_shift_conf_t *kscf,
+    ngx_kong_shift_conf_t *old, ngx_log_t *log);
+
+/* NGX_ERROR, logged, unless "user" can write the folder of the state file. */
+ngx_int_t ngx_kong_shift_check_folder(ngx_cycle_t *cycle,
+    ngx_kong_shift_conf_t *kscf);
+
+
+/* op: one change, from the wait for the lease to the saved state */
+
+typedef enum {
+    NGX_KONG_SHIFT_OP_DONE = 0,
+    NGX_KONG_SHIFT_OP_REFUSED,             /* see "result" */
+    NGX_KONG_SHIFT_OP_BUSY,
+    NGX_KONG_SHIFT_OP_REPLACED,
+    NGX_KONG_SHIFT_OP_NOT_SAVED,
+    NGX_KONG_SHIFT_OP_FAILED               /* no memory */
+} ngx_kong_shift_op_status_e;
+
+
+typedef enum {
+    NGX_KONG_SHIFT_STEP_SAVE = 0,
+    NGX_KONG_SHIFT_STEP_LOAD,
+    NGX_KONG_SHIFT_STEP_CHECK              /* has the file changed? */
+} ngx_kong_shift_step_e;
+
+
+typedef struct ngx_kong_shift_op_s  ngx_kong_shift_op_t;
+
+typedef void (*ngx_kong_shift_op_pt)(ngx_kong_shift_op_t *op);
+
+
+struct ngx_kong_shift_op_s {
+    /* set by the caller; the memory lives until "handler" is called */
+
+    ngx_kong_shift_conf_t       *kscf;
+    ngx_kong_shift_t            *shift;    /* NULL: bring file and zone
+                                              to the same state */
+    ngx_kong_shift_change_t      change;
+    char                         by[NGX_KONG_SHIFT_BY_SIZE];
+
+    ngx_pool_t                  *pool;
+    ngx_log_t                   *log;
+    ngx_kong_shift_op_pt         handler;
+    void                        *data;
+
+    /* the outcome */
+
+    ngx_kong_shift_op_status_e   status;
+    ngx_kong_shift_result_e      result;
+    ngx_uint_t                   saved;    /* unsigned  saved:1; */
+    ngx_kong_shift_state_t       state;    /* current, changed or not */
+
+    /* private */
+
+    ngx_kong_shift_step_e        step;
+    uint64_t                     token;
+    uint64_t                     base;     /* generation that is changed */
+    ngx_msec_t                   deadline;
+    ngx_event_t                  timer;
+    ngx_connection_t             dumb;     /* what a timer's data must be */
+    ngx_uint_t                   published;
+    ngx_int_t                    rc;
+    ngx_kong_shift_saved_t      *saves;
+    ngx_uint_t                   nsaves;
+    ngx_kong_shift_file_t        file;
+    char                         buf[NGX_KONG_SHIFT_PATH_SIZE];
+};
+
+
+/* Starts a change; "handler" is called exactly once, perhaps at once. */
+void ngx_kong_shift_op_start(ngx_kong_shift_op_t *op);
+
+ngx_int_t ngx_kong_shift_init_worker(ngx_cycle_t *cycle,
+    ngx_kong_shift_conf_t *kscf);
+
+
+extern ngx_module_t  ngx_kong_shift_module;
+
+
+#endif /* _NGX_KONG_SHIFT_H_INCLUDED_ */

@@ -1,0 +1,584 @@
+
+/*
+ * Copyright (C) kong-shift contributors
+ */
+
+
+#include "ngx_kong_shift.h"
+
+
+#define NGX_KONG_SHIFT_OP_WAIT    5000     /* for the lease */
+#define NGX_KONG_SHIFT_OP_POLL    10
+#define NGX_KONG_SHIFT_OP_HOLD    1000     /* renewal of the lease */
+
+
+static void ngx_kong_shift_op_try(ngx_kong_shift_op_t *op);
+static ngx_int_t ngx_kong_shift_op_publish(ngx_kong_shift_op_t *op,
+    ngx_uint_t prepared);
+static ngx_int_t ngx_kong_shift_op_prepare(ngx_kong_shift_op_t *op);
+static void ngx_kong_shift_op_leased(ngx_kong_shift_op_t *op);
+static ngx_int_t ngx_kong_shift_op_encode(ngx_kong_shift_op_t *op);
+static void ngx_kong_shift_op_post(ngx_kong_shift_op_t *op);
+static void ngx_kong_shift_op_checked(ngx_kong_shift_op_t *op);
+static void ngx_kong_shift_op_loaded(ngx_kong_shift_op_t *op);
+static void ngx_kong_shift_op_saved(ngx_kong_shift_op_t *op);
+static void ngx_kong_shift_op_not_saved(ngx_kong_shift_op_t *op);
+static void ngx_kong_shift_op_timer(ngx_event_t *ev);
+static void ngx_kong_shift_op_finish(ngx_kong_shift_op_t *op,
+    ngx_kong_shift_op_status_e status);
+static void ngx_kong_shift_op_log(ngx_kong_shift_op_t *op);
+static void ngx_kong_shift_mark_unsaved(ngx_kong_shift_conf_t *kscf);
+
+
+#define ngx_kong_shift_op_is_abort(op)                                        \
+    ((op)->change.action == NGX_KONG_SHIFT_ABORT                              \
+     || (op)->change.action == NGX_KONG_SHIFT_CLOSE_GATE)
+
+
+void
+ngx_kong_shift_op_start(ngx_kong_shift_op_t *op)
+{
+    op->deadline = ngx_current_msec + NGX_KONG_SHIFT_OP_WAIT;
+
+    op->timer.handler = ngx_kong_shift_op_timer;
+    op->timer.log = ngx_cycle->log;
+    op->timer.data = &op->dumb;
+
+    /* a worker that shuts down must still answer a client */
+
+    op->timer.cancelable = (op->shift == NULL);
+
+    op->dumb.fd = (ngx_socket_t) -1;
+    op->dumb.data = op;
+
+    if (op->kscf->state.len) {
+        ngx_kong_shift_file_init(&op->file, (char *) op->kscf->state.data,
+                                 op->buf);
+    }
+
+    if (op->shift == NULL && op->step == NGX_KONG_SHIFT_STEP_CHECK) {
+        ngx_kong_shift_op_post(op);
+        return;
+    }
+
+    ngx_kong_shift_op_try(op);
+}
+
+
+static void
+ngx_kong_shift_op_try(ngx_kong_shift_op_t *op)
+{
+    if (op->kscf->sh->replaced) {
+        ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_REPLACED);
+        return;
+    }
+
+    /* an abort waits for nobody: it is in force before it is saved */
+
+    if (op->shift && !op->published
+        && (op->kscf->state.len == 0 || ngx_kong_shift_op_is_abort(op)))
+    {
+        if (ngx_kong_shift_op_publish(op, 0) != NGX_OK) {
+            ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_REFUSED);
+            return;
+        }
+
+        if (op->kscf->state.len == 0) {
+            ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_DONE);
+            return;
+        }
+    }
+
+    op->token = ngx_kong_shift_lease_take(op->kscf);
+
+    if (op->token) {
+        ngx_kong_shift_op_leased(op);
+        return;
+    }
+
+    if ((ngx_msec_int_t) (op->deadline - ngx_current_msec) <= 0) {
+        ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_BUSY);
+        return;
+    }
+
+    ngx_add_timer(&op->timer, NGX_KONG_SHIFT_OP_POLL);
+}
+
+
+/*
+ * Applies the change to the state of this moment, or, if "prepared", publishes
+ * the saved op->state provided that nobody was faster.
+ */
+
+static ngx_int_t
+ngx_kong_shift_op_publish(ngx_kong_shift_op_t *op, ngx_uint_t prepared)
+{
+    ngx_int_t                 rc;
+    ngx_kong_shift_conf_t    *kscf;
+    ngx_kong_shift_record_t  *rec;
+
+    kscf = op->kscf;
+    rec = op->shift->record;
+
+    ngx_shmtx_lock(&kscf->shpool->mutex);
+
+    if (prepared) {
+        rc = NGX_OK;
+
+        if (ngx_kong_shift_word_generation(rec->word) != op->base
+            || kscf->sh->token != op->token)
+        {
+            op->result = NGX_KONG_SHIFT_MISMATCH;
+            rc = NGX_DECLINED;
+        }
+
+    } else {
+        rc = ngx_kong_shift_op_prepare(op);
+    }
+
+    if (rc == NGX_OK) {
+        ngx_kong_shift_publish_locked(rec, &op->state, op->change.action,
+                                      op->by, op->change.comment);
+        rec->unsaved = 1;
+        op->published = 1;
+    }
+
+    ngx_shmtx_unlock(&kscf->shpool->mutex);
+
+    return rc;
+}
+
+
+static ngx_int_t
+ngx_kong_shift_op_prepare(ngx_kong_shift_op_t *op)
+{
+    ngx_kong_shift_snapshot_t  snap;
+
+    ngx_kong_shift_read(op->shift->record, &snap);
+
+    op->state = snap.state;
+    op->base = snap.state.generation;
+
+    op->result = ngx_kong_shift_apply(&op->state, &op->change,
+                                      op->shift->gated, ngx_time());
+
+    return (op->result == NGX_KONG_SHIFT_DONE) ? NGX_OK : NGX_DECLINED;
+}
+
+
+static void
+ngx_kong_shift_op_leased(ngx_kong_shift_op_t *op)
+{
+    if (op->step == NGX_KONG_SHIFT_STEP_LOAD) {
+        ngx_kong_shift_op_post(op);
+        return;
+    }
+
+    if (op->shift && !op->published
+        && ngx_kong_shift_op_prepare(op) != NGX_OK)
+    {
+        ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_REFUSED);
+        return;
+    }
+
+    op->step = NGX_KONG_SHIFT_STEP_SAVE;
+
+    if (ngx_kong_shift_op_encode(op) != NGX_OK) {
+        ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_FAILED);
+        return;
+    }
+
+    ngx_kong_shift_op_post(op);
+}
+
+
+/* the file holds all shifts, so this one goes among the others as they are */
+
+static ngx_int_t
+ngx_kong_shift_op_encode(ngx_kong_shift_op_t *op)
+{
+    ngx_uint_t                  i;
+    ngx_kong_shift_saved_t     *s;
+    ngx_kong_shift_shctx_t     *sh;
+    ngx_kong_shift_record_t    *rec;
+    ngx_kong_shift_snapshot_t   snap;
+
+    sh = op->kscf->sh;
+
+    if (op->saves == NULL) {
+        op->nsaves = sh->nrecords;
+
+        op->saves = ngx_palloc(op->pool,
+                               op->nsaves * sizeof(ngx_kong_shift_saved_t));
+        if (op->saves == NULL) {
+            return NGX_ERROR;
+        }
+    }
+
+    for (i = 0; i < op->nsaves; i++) {
+        s = &op->saves[i];
+        rec = &sh->record[i];
+
+        ngx_kong_shift_read(rec, &snap);
+
+        ngx_memcpy(s->name, rec->name, sizeof(s->name));
+        s->state = snap.state;
+        s->nevents = rec->nevents;
+
+        if (op->shift && !op->published && rec == op->shift->record) {
+            s->state = op->state;
+            s->nevents++;
+        }
+    }
+
+    op->file.text = (u_char *) ngx_kong_shift_encode(op->saves, op->nsaves,
+                                                     sh->serial + 1);
+    if (op->file.text == NULL) {
+        return NGX_ERROR;
+    }
+
+    op->file.len = ngx_strlen(op->file.text);
+
+    return NGX_OK;
+}
+
+
+#if (NGX_THREADS)
+
+static void
+ngx_kong_shift_op_thread(void *data, ngx_log_t *log)
+{
+    ngx_kong_shift_op_t  *op = *(ngx_kong_shift_op_t **) data;
+
+    switch (op->step) {
+
+    case NGX_KONG_SHIFT_STEP_CHECK:
+        op->rc = ngx_kong_shift_file_stat(op->file.path, &op->file.id);
+        break;
+
+    case NGX_KONG_SHIFT_STEP_LOAD:
+        op->rc = ngx_kong_shift_file_load(&op->file);
+        break;
+
+    case NGX_KONG_SHIFT_STEP_SAVE:
+        op->rc = ngx_kong_shift_file_save(&op->file);
+        break;
+    }
+}
+
+
+static void
+ngx_kong_shift_op_thread_done(ngx_event_t *ev)
+{
+    ngx_kong_shift_op_t  *op = ev->data;
+
+    if (op->timer.timer_set) {
+        ngx_del_timer(&op->timer);
+    }
+
+    switch (op->step) {
+
+    case NGX_KONG_SHIFT_STEP_CHECK:
+        ngx_kong_shift_op_checked(op);
+        break;
+
+    case NGX_KONG_SHIFT_STEP_LOAD:
+        ngx_kong_shift_op_loaded(op);
+        break;
+
+    case NGX_KONG_SHIFT_STEP_SAVE:
+        free(op->file.text);
+        op->file.text = NULL;
+
+        if (op->rc == NGX_OK) {
+            ngx_kong_shift_op_saved(op);
+
+        } else if (op->rc == NGX_DECLINED) {
+            op->step = NGX_KONG_SHIFT_STEP_LOAD;
+            ngx_kong_shift_op_post(op);
+
+        } else {
+            ngx_kong_shift_op_not_saved(op);
+        }
+
+        break;
+    }
+}
+
+#endif
+
+
+static void
+ngx_kong_shift_op_post(ngx_kong_shift_op_t *op)
+{
+#if (NGX_THREADS)
+
+    ngx_thread_task_t  *task;
+
+    task = ngx_thread_task_alloc(op->pool, sizeof(ngx_kong_shift_op_t *));
+
+    if (task) {
+        *(ngx_kong_shift_op_t **) task->ctx = op;
+        task->handler = ngx_kong_shift_op_thread;
+        task->event.handler = ngx_kong_shift_op_thread_done;
+        task->event.data = op;
+
+        op->file.renamed = 0;
+
+        if (op->step == NGX_KONG_SHIFT_STEP_SAVE) {
+            op->file.id = op->kscf->sh->file;
+        }
+
+        if (ngx_thread_task_post(op->kscf->thread_pool, task) == NGX_OK) {
+
+            if (op->token) {
+                ngx_add_timer(&op->timer, NGX_KONG_SHIFT_OP_HOLD);
+            }
+
+            return;
+        }
+    }
+
+#endif
+
+    free(op->file.text);
+    op->file.text = NULL;
+
+    ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_FAILED);
+}
+
+
+static void
+ngx_kong_shift_op_checked(ngx_kong_shift_op_t *op)
+{
+    if (op->rc != NGX_OK
+        || ngx_kong_shift_same_file(&op->file.id, &op->kscf->sh->file))
+    {
+        ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_DONE);
+        return;
+    }
+
+    /* a writer of our own may be just between its two steps: wait for it */
+
+    op->step = NGX_KONG_SHIFT_STEP_LOAD;
+
+    ngx_kong_shift_op_try(op);
+}
+
+
+static void
+ngx_kong_shift_op_loaded(ngx_kong_shift_op_t *op)
+{
+    if (op->rc == NGX_OK
+        && !ngx_kong_shift_same_file(&op->file.id, &op->kscf->sh->file))
+    {
+        ngx_kong_shift_adopt(op->kscf, &op->file, op->log);
+    }
+
+    if (op->rc == NGX_ERROR) {
+        ngx_log_error(NGX_LOG_ERR, op->log, op->file.err,
+                      "kong_shift state file \"%s\" was replaced and cannot "
+                      "be read: %s; it will be written anew",
+                      op->file.path, op->file.what);
+
+        (void) ngx_kong_shift_file_stat(op->file.path, &op->kscf->sh->file);
+        ngx_kong_shift_mark_unsaved(op->kscf);
+    }
+
+    free(op->file.text);
+    op->file.text = NULL;
+
+    if (op->shift == NULL) {
+        ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_DONE);
+        return;
+    }
+
+    if ((ngx_msec_int_t) (op->deadline - ngx_current_msec) <= 0) {
+        ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_BUSY);
+        return;
+    }
+
+    /* once more, on top of what the other nginx has done */
+
+    op->step = NGX_KONG_SHIFT_STEP_SAVE;
+
+    ngx_kong_shift_op_leased(op);
+}
+
+
+static void
+ngx_kong_shift_op_saved(ngx_kong_shift_op_t *op)
+{
+    ngx_int_t                 rc;
+    ngx_uint_t                i;
+    ngx_kong_shift_conf_t    *kscf;
+    ngx_kong_shift_record_t  *rec;
+
+    kscf = op->kscf;
+    rc = NGX_OK;
+
+    if (op->shift && !op->published) {
+        rc = ngx_kong_shift_op_publish(op, 1);
+    }
+
+    ngx_shmtx_lock(&kscf->shpool->mutex);
+
+    if (kscf->sh->token != op->token) {
+
+        /* the lease was lost to somebody who may have saved before us */
+
+        ngx_kong_shift_mark_unsaved(kscf);
+
+        ngx_shmtx_unlock(&kscf->shpool->mutex);
+
+        ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_BUSY);
+        return;
+    }
+
+    kscf->sh->file = op->file.id;
+    kscf->sh->serial++;
+    kscf->sh->retry_delay = 0;
+
+    for (i = 0; i < op->nsaves; i++) {
+        rec = &kscf->sh->record[i];
+
+        rec->unsaved = (ngx_kong_shift_word_generation(rec->word)
+                        != op->saves[i].state.generation);
+    }
+
+    if (op->shift) {
+        op->saved = !op->shift->record->unsaved;
+    }
+
+    ngx_shmtx_unlock(&kscf->shpool->mutex);
+
+    ngx_kong_shift_op_finish(op, rc == NGX_OK ? NGX_KONG_SHIFT_OP_DONE
+                                              : NGX_KONG_SHIFT_OP_REFUSED);
+}
+
+
+static void
+ngx_kong_shift_op_not_saved(ngx_kong_shift_op_t *op)
+{
+    ngx_kong_shift_shctx_t  *sh;
+
+    sh = op->kscf->sh;
+
+    ngx_log_error(NGX_LOG_ERR, op->log, op->file.err,
+                  "kong_shift state file \"%s\" was not saved: %s failed",
+                  op->file.path, op->file.what);
+
+    if (op->file.renamed) {
+
+        /* the refused state is in the file: put the one in force over it */
+
+        sh->file = op->file.id;
+        ngx_kong_shift_mark_unsaved(op->kscf);
+    }
+
+    if (op->shift && op->published) {
+        sh->retry_delay = 0;
+    }
+
+    sh->retry_delay = sh->retry_delay ? ngx_min(sh->retry_delay * 2, 60000)
+                                      : 1000;
+    sh->next_retry = ngx_current_msec + sh->retry_delay;
+
+    ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_NOT_SAVED);
+}
+
+
+static void
+ngx_kong_shift_op_timer(ngx_event_t *ev)
+{
+    ngx_connection_t     *dumb;
+    ngx_kong_shift_op_t  *op;
+
+    dumb = ev->data;
+    op = dumb->data;
+
+    if (op->token == 0) {
+        ngx_kong_shift_op_try(op);
+        return;
+    }
+
+    /* the thread is still at it */
+
+    (void) ngx_kong_shift_lease_hold(op->kscf, op->token);
+
+    ngx_add_timer(ev, NGX_KONG_SHIFT_OP_HOLD);
+}
+
+
+static void
+ngx_kong_shift_op_finish(ngx_kong_shift_op_t *op,
+    ngx_kong_shift_op_status_e status)
+{
+    if (op->token) {
+        ngx_kong_shift_lease_drop(op->kscf, op->token);
+        op->token = 0;
+    }
+
+    /* what is in force is done, saved or not */
+
+    op->status = op->published ? NGX_KONG_SHIFT_OP_DONE : status;
+
+    if (op->shift && op->published) {
+        ngx_kong_shift_op_log(op);
+    }
+
+    op->handler(op);
+}
+
+
+static void
+ngx_kong_shift_op_log(ngx_kong_shift_op_t *op)
+{
+    u_char        weight[NGX_KONG_SHIFT_WEIGHT_LEN];
+    u_char       *end;
+    const char   *action;
+
+    switch (op->change.action) {
+
+    case NGX_KONG_SHIFT_SET_WEIGHT:
+        action = "weight set";
+        break;
+
+    case NGX_KONG_SHIFT_OPEN_GATE:
+        action = op->change.forced ? "gate opened by force" : "gate opened";
+        break;
+
+    case NGX_KONG_SHIFT_CLOSE_GATE:
+        action = "gate closed";
+        break;
+
+    case NGX_KONG_SHIFT_SET_FREEZE:
+        action = op->change.on ? "freeze on" : "freeze off";
+        break;
+
+    default:
+        action = "aborted";
+        break;
+    }
+
+    end = (u_char *) ngx_kong_shift_format_weight((char *) weight,
+                                                  op->state.weight);
+
+    ngx_log_error(NGX_LOG_NOTICE, op->log, 0,
+                  "kong_shift \"%V\": %s, weight %*s, generation %uL%s, "
+                  "comment \"%s\"", &op->shift->name, action,
+                  (size_t) (end - weight), weight, op->state.generation,
+                  op->kscf->state.len && !op->saved ? ", not saved" : "",
+                  op->change.comment);
+}
+
+
+static void
+ngx_kong_shift_mark_unsaved(ngx_kong_shift_conf_t *kscf)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < kscf->sh->nrecords; i++) {
+        kscf->sh->record[i].unsaved = 1;
+    }
+}

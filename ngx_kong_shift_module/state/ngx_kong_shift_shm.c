@@ -1,0 +1,281 @@
+
+/*
+ * Copyright (C) kong-shift contributors
+ */
+
+
+#include "ngx_kong_shift.h"
+
+
+#define NGX_KONG_SHIFT_LEASE  10000
+
+
+static ngx_uint_t ngx_kong_shift_is_alive(ngx_pid_t pid);
+static void ngx_kong_shift_add_event(ngx_kong_shift_record_t *rec,
+    const ngx_kong_shift_state_t *before, const ngx_kong_shift_state_t *after,
+    ngx_kong_shift_action_e action, const char *by, const char *comment);
+
+
+/*
+ * Beside the records the slab pool keeps a page header for each page and its
+ * own tables.
+ */
+
+size_t
+ngx_kong_shift_zone_size(ngx_uint_t capacity)
+{
+    size_t  size;
+
+    size = sizeof(ngx_kong_shift_shctx_t)
+           + (capacity - 1) * sizeof(ngx_kong_shift_record_t);
+
+    size += (size / ngx_pagesize + 1) * sizeof(ngx_slab_page_t)
+            + 8 * ngx_pagesize;
+
+    return ngx_align(size, ngx_pagesize);
+}
+
+
+ngx_uint_t
+ngx_kong_shift_zone_capacity(size_t size)
+{
+    ngx_uint_t  n;
+
+    for (n = size / sizeof(ngx_kong_shift_record_t);
+         n && ngx_kong_shift_zone_size(n) > size;
+         n--)
+    {
+        /* void */
+    }
+
+    return n;
+}
+
+
+ngx_kong_shift_record_t *
+ngx_kong_shift_find_record(ngx_kong_shift_shctx_t *sh, const char *name,
+    size_t len)
+{
+    ngx_uint_t                i;
+    ngx_kong_shift_record_t  *rec;
+
+    for (i = 0; i < sh->nrecords; i++) {
+        rec = &sh->record[i];
+
+        if (ngx_strlen(rec->name) == len
+            && ngx_strncmp(rec->name, name, len) == 0)
+        {
+            return rec;
+        }
+    }
+
+    return NULL;
+}
+
+
+ngx_kong_shift_record_t *
+ngx_kong_shift_add_record(ngx_kong_shift_shctx_t *sh, const char *name,
+    size_t len, const ngx_kong_shift_state_t *st)
+{
+    ngx_kong_shift_record_t  *rec;
+
+    if (sh->nrecords == sh->capacity) {
+        return NULL;
+    }
+
+    rec = &sh->record[sh->nrecords];
+
+    ngx_memcpy(rec->name, name, len);
+
+    rec->slot[0] = *st;
+    rec->word = ngx_kong_shift_word(st, 0);
+    rec->unsaved = 1;
+
+    /* old workers walk the records too */
+
+    ngx_memory_barrier();
+
+    sh->nrecords++;
+
+    return rec;
+}
+
+
+void
+ngx_kong_shift_read(ngx_kong_shift_record_t *rec,
+    ngx_kong_shift_snapshot_t *snap)
+{
+    uint64_t  word;
+
+    do {
+        word = __atomic_load_n(&rec->word, __ATOMIC_ACQUIRE);
+
+        snap->state = rec->slot[ngx_kong_shift_word_slot(word)];
+        snap->unsaved = rec->unsaved;
+
+        ngx_memory_barrier();
+
+        /* two changes while we copied may have reused the slot */
+
+    } while (word != __atomic_load_n(&rec->word, __ATOMIC_ACQUIRE));
+
+    snap->word = word;
+}
+
+
+void
+ngx_kong_shift_publish_locked(ngx_kong_shift_record_t *rec,
+    const ngx_kong_shift_state_t *st, ngx_kong_shift_action_e action,
+    const char *by, const char *comment)
+{
+    ngx_uint_t  slot;
+
+    slot = !ngx_kong_shift_word_slot(rec->word);
+
+    ngx_kong_shift_add_event(rec, &rec->slot[!slot], st, action, by, comment);
+
+    /* a writer killed here leaves the current slot whole */
+
+    rec->slot[slot] = *st;
+
+    __atomic_store_n(&rec->word, ngx_kong_shift_word(st, slot),
+                     __ATOMIC_RELEASE);
+}
+
+
+static void
+ngx_kong_shift_add_event(ngx_kong_shift_record_t *rec,
+    const ngx_kong_shift_state_t *before, const ngx_kong_shift_state_t *after,
+    ngx_kong_shift_action_e action, const char *by, const char *comment)
+{
+    ngx_kong_shift_event_t  *ev;
+
+    ev = &rec->event[rec->nevents % NGX_KONG_SHIFT_EVENTS];
+
+    ngx_memzero(ev, sizeof(ngx_kong_shift_event_t));
+
+    ev->id = rec->nevents + 1;
+    ev->generation = after->generation;
+    ev->time = after->changed;
+    ev->action = action;
+    ev->before = ngx_kong_shift_word(before, 0);
+    ev->after = ngx_kong_shift_word(after, 0);
+
+    ngx_cpystrn((u_char *) ev->by, (u_char *) by, sizeof(ev->by));
+    ngx_cpystrn((u_char *) ev->comment, (u_char *) comment,
+                sizeof(ev->comment));
+
+    rec->nevents++;
+}
+
+
+ngx_int_t
+ngx_kong_shift_read_events(ngx_kong_shift_conf_t *kscf,
+    ngx_kong_shift_record_t *rec, uint64_t since,
+    ngx_kong_shift_event_t **events, ngx_uint_t *nevents, uint64_t *last,
+    ngx_log_t *log)
+{
+    uint64_t                 id;
+    ngx_kong_shift_event_t  *ev;
+
+    *nevents = 0;
+
+    *events = ngx_alloc(sizeof(rec->event), log);
+    if (*events == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_shmtx_lock(&kscf->shpool->mutex);
+
+    *last = rec->nevents;
+
+    id = (rec->nevents > NGX_KONG_SHIFT_EVENTS)
+         ? rec->nevents - NGX_KONG_SHIFT_EVENTS : 0;
+
+    for (id = ngx_max(id, since) + 1; id <= rec->nevents; id++) {
+
+        ev = &rec->event[(id - 1) % NGX_KONG_SHIFT_EVENTS];
+
+        /* those of before a restart are not kept */
+
+        if (ev->id == id) {
+            (*events)[(*nevents)++] = *ev;
+        }
+    }
+
+    ngx_shmtx_unlock(&kscf->shpool->mutex);
+
+    return NGX_OK;
+}
+
+
+uint64_t
+ngx_kong_shift_lease_take(ngx_kong_shift_conf_t *kscf)
+{
+    uint64_t                 token;
+    ngx_kong_shift_shctx_t  *sh;
+
+    sh = kscf->sh;
+    token = 0;
+
+    ngx_shmtx_lock(&kscf->shpool->mutex);
+
+    if (sh->owner == 0
+        || (ngx_msec_int_t) (sh->expires - ngx_current_msec) <= 0
+        || !ngx_kong_shift_is_alive(sh->owner))
+    {
+        token = ++sh->token;
+        sh->owner = ngx_pid;
+        sh->expires = ngx_current_msec + NGX_KONG_SHIFT_LEASE;
+    }
+
+    ngx_shmtx_unlock(&kscf->shpool->mutex);
+
+    return token;
+}
+
+
+ngx_int_t
+ngx_kong_shift_lease_hold(ngx_kong_shift_conf_t *kscf, uint64_t token)
+{
+    ngx_int_t                rc;
+    ngx_kong_shift_shctx_t  *sh;
+
+    sh = kscf->sh;
+    rc = NGX_BUSY;
+
+    ngx_shmtx_lock(&kscf->shpool->mutex);
+
+    if (sh->owner && sh->token == token) {
+        sh->expires = ngx_current_msec + NGX_KONG_SHIFT_LEASE;
+        rc = NGX_OK;
+    }
+
+    ngx_shmtx_unlock(&kscf->shpool->mutex);
+
+    return rc;
+}
+
+
+void
+ngx_kong_shift_lease_drop(ngx_kong_shift_conf_t *kscf, uint64_t token)
+{
+    ngx_kong_shift_shctx_t  *sh;
+
+    sh = kscf->sh;
+
+    ngx_shmtx_lock(&kscf->shpool->mutex);
+
+    if (sh->token == token) {
+        sh->owner = 0;
+    }
+
+    ngx_shmtx_unlock(&kscf->shpool->mutex);
+}
+
+
+static ngx_uint_t
+ngx_kong_shift_is_alive(ngx_pid_t pid)
+{
+    return kill(pid, 0) == 0 || ngx_errno != NGX_ESRCH;
+}
