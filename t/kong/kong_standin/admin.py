@@ -189,12 +189,12 @@ class Admin:
                 body[parent[0]] = {"id": parent[1]}
             return 200, store.put(entity, key, body, parent), {}
         item = store.find(entity, key, parent)
-        if request.method == "DELETE":
-            if item:
-                store.delete(entity, item)
-            return 204, None, {}
         if item is None:
-            raise Answer(404, NOT_FOUND)
+            # Deleting what is not there is fine, and no write.
+            raise Answer(204, None) if request.method == "DELETE" else Answer(404, NOT_FOUND)
+        if request.method == "DELETE":
+            store.delete(entity, item)
+            return 204, None, {}
         if request.method == "PATCH":
             return 200, store.patch(entity, item, decode_body(request, entity)), {}
         return 200, item, {}

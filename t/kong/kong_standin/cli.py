@@ -499,6 +499,10 @@ def run(version_text, words):
         sys.stdout.flush()
         print(f"Error: {error}\n{TRAILER}", file=sys.stderr)
         code = 1
+    except BrokenPipeError:
+        # `kong migrations list | head`: nobody reads on; the interpreter must not try again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     if Prefix.notice:
         print(Prefix.notice)
     return code

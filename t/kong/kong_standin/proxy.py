@@ -20,8 +20,6 @@ REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",
            413: "Payload Too Large", 429: "Too Many Requests", 431: "Request Header Fields Too Large",
            502: "Bad Gateway", 503: "Service Temporarily Unavailable", 504: "Gateway Time-out"}
 CLIENT_IDLE, UPSTREAM_IDLE, POOL_SIZE = 75, 30, 512
-# A kept connection this fresh is taken for alive also where a second try is not allowed.
-SURELY_ALIVE = 1.0
 # How long a new connection may take to send its first request while Kong shuts down.
 FIRST_REQUEST = 0.5
 SMALL_BODY = 64 * 1024
@@ -281,7 +279,7 @@ class Proxy:
         for attempt in range(service.retries + 1):
             host, port, authority = addresses[attempt % len(addresses)]
             try:
-                link = await self.link(service, host, port, may_repeat, streamed)
+                link = await self.link(service, host, port, may_repeat)
             except socket.gaierror:
                 raise Denied(503, "name resolution failed") from None
             except TimeoutError:
@@ -296,8 +294,6 @@ class Proxy:
             except Stale:
                 # Nothing of an answer has come: a fresh connection is the same as the first.
                 self.forget(host, port, service.tls)
-                if not may_repeat:
-                    raise Trouble(502, "An invalid response was received from the upstream server") from None
         if timed_out:
             raise Trouble(504, "The upstream server is timing out")
         raise Trouble(502, "An invalid response was received from the upstream server")
@@ -308,19 +304,17 @@ class Proxy:
         while kept:
             kept.pop()[1].close()
 
-    async def link(self, service, host, port, may_repeat, streamed):
+    async def link(self, service, host, port, may_repeat):
         """A connection to a service: (reader, writer, key, reused)."""
         key = (host, port, service.tls)
         kept = self.pool[key]
         now = time.monotonic()
-        while kept and not streamed:
+        # Where a second try is not allowed, no first one on a connection that may be closing.
+        while kept and may_repeat:
             reader, writer, since = kept.pop()
             if writer.is_closing() or reader.at_eof() or reader.waiting or now - since > UPSTREAM_IDLE:
                 writer.close()
                 continue
-            if not may_repeat and now - since > SURELY_ALIVE:
-                kept.append((reader, writer, since))
-                break
             return reader, writer, key, True
         loop = asyncio.get_running_loop()
         reader = Fed(limit=http1.MAX_HEAD)
