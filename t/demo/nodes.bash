@@ -3,7 +3,7 @@
 #
 # Needs RUN, the demo's folder, and KONG, from "x" and "y" to the executable.
 
-declare -A KONG PORT
+declare -gA KONG PORT
 
 # The readiness of a real Kong takes its time on a busy machine.
 readonly NODE_TIMEOUT=60
