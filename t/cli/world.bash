@@ -1,0 +1,197 @@
+# What the tests of kong-shift run on: PostgreSQL, CP X with a configuration,
+# nginx with the module in front of both Admin APIs. To be sourced by a .bats file:
+#
+#   setup_file()    { world_start; }
+#   setup()         { world_reset; }
+#   teardown_file() { world_stop; }
+#
+# KONG_X and KONG_Y name two other kong executables.
+
+ROOT=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
+
+die() {
+    printf '%s\n' "$1" >&2
+    exit 1
+}
+
+# shellcheck source=t/lib/postgres.bash
+. "$ROOT/t/lib/postgres.bash"
+# shellcheck source=t/demo/nodes.bash
+. "$ROOT/t/demo/nodes.bash"
+
+KONG[x]=$(realpath "${KONG_X:-$ROOT/t/kong/3.8.1/kong}")
+KONG[y]=$(realpath "${KONG_Y:-$ROOT/t/kong/3.9.3/kong}")
+X_VERSION=3.8.1
+Y_VERSION=3.9.3
+NGINX=${TEST_NGINX_BINARY:-/usr/sbin/nginx}
+# Odd, and harmless: it never meets a shell.
+PASSWORD='s3:cr\et $(touch x);'"'"
+Y_NAME="kong y'\"\$(id);x"
+
+world_start() {
+    local parent=$BATS_FILE_TMPDIR
+
+    # PostgreSQL, as another user, must reach the folder.
+    RUN=$(mktemp -d /tmp/kong-shift-cli.XXXXXX)
+    chmod 755 "$RUN"
+    printf '%s' "$RUN" >"$parent/run"
+    unset "${!KONG_@}"
+
+    pick_ports shift dp
+    make_cluster_cert
+    pg_start "$RUN" 3>&-
+    pg_role kong "$PASSWORD"
+    pg_psql -c 'CREATE DATABASE kong_x OWNER kong'
+    write_cp_conf cp_x kong_x "$PASSWORD"
+    write_cp_conf cp_y "$Y_NAME" "$PASSWORD"
+    { umask 077; printf '%s:%s:*:kong:%s\n' "$PGHOST" "$PGPORT" 's3\:cr\\et $(touch x);'"'" >"$RUN/passfile"; }
+
+    kong_run x migrations bootstrap -c "$RUN/cp_x.conf"
+    kong_run x start -c "$RUN/cp_x.conf" 3>&-
+    wait_nodes cp_is_ready cp_x
+    world_seed
+    world_nginx
+    world_save
+}
+
+world_seed() {
+    local i
+    seed cp_x /services name=orders url=http://127.0.0.1:9/
+    seed cp_x /services/orders/routes name=orders paths[]=/orders
+    for i in 1 2 3; do
+        seed cp_x /consumers username="team-$i" tags[]=seed
+    done
+}
+
+world_nginx() {
+    mkdir -p "$RUN/nginx/logs" "$RUN/state"
+    if (( EUID == 0 )); then chown nobody "$RUN/state"; fi
+    cat >"$RUN/nginx/nginx.conf" <<EOF
+$( (( EUID != 0 )) || echo 'user nobody nogroup;')
+load_module $ROOT/build/ngx_kong_shift_module.so;
+worker_processes 2;
+pid nginx.pid;
+error_log logs/error.log;
+kong_shift_zone auto state=$RUN/state/state.json;
+events { worker_connections 64; }
+http {
+    access_log off;
+    client_body_temp_path temp_body;
+    proxy_temp_path temp_proxy;
+    fastcgi_temp_path temp_fastcgi;
+    uwsgi_temp_path temp_uwsgi;
+    scgi_temp_path temp_scgi;
+    upstream dp_old { server 127.0.0.1:${PORT[dp]}; }
+    upstream dp_new { server 127.0.0.1:${PORT[dp]}; }
+    upstream kong  { kong_shift old=dp_old new=dp_new weight=0; kong_shift_gate on; }
+    upstream other { kong_shift old=dp_old new=dp_new weight=0; }
+    server {
+        listen 127.0.0.1:${PORT[shift]};
+        location /shift/    { kong_shift_api write=on; }
+        location /readonly/ { kong_shift_api; }
+        location /admin-x/  { kong_shift_freeze kong; proxy_pass http://127.0.0.1:${PORT[cp_x.admin]}/; }
+        location /admin-y/  { kong_shift_freeze kong; proxy_pass http://127.0.0.1:${PORT[cp_y.admin]}/; }
+        location /open-x/   { proxy_pass http://127.0.0.1:${PORT[cp_x.admin]}/; }
+    }
+}
+EOF
+    "$NGINX" -p "$RUN/nginx" -c nginx.conf -e logs/error.log 3>&- 2>"$RUN/nginx/start.log"
+}
+
+# bats runs each test in a process of its own: what it must know goes by file.
+world_save() {
+    declare -p RUN PORT PGHOST PGPORT PG_SUPERUSER PG_PASSFILE PG_DIR PG_BIN \
+        | sed 's/^declare -\([^ ]*\)/declare -g\1/' | sed 's/-g-/-g/' >"$RUN/world"
+}
+
+# Before each test: X as it was, no Y, everything to the old pool.
+world_reset() {
+    # shellcheck source=/dev/null
+    . "$(<"$BATS_FILE_TMPDIR/run")/world"
+    SHIFT=http://127.0.0.1:${PORT[shift]}/shift/shifts/kong
+    WORK=$BATS_TEST_TMPDIR/work
+    CONF=$BATS_TEST_TMPDIR/kong-shift.conf
+    unset "${!KONG_@}"
+
+    stop_y
+    rm -rf "$RUN/cp_y"
+    drop_y
+    put freeze '{"state":"off"}'
+    put gate '{"state":"closed"}'
+    cat >"$CONF" <<EOF
+# as a person would write it
+lb      = http://127.0.0.1:${PORT[shift]}/shift
+x.kong  = ${KONG[x]}
+y.kong  = ${KONG[y]}
+y.conf  = $RUN/cp_y.conf
+y.prefix = $RUN/cp_y
+x.conf  = $RUN/cp_x.conf
+x.admin = http://127.0.0.1:${PORT[shift]}/admin-x   # through the freeze
+y.admin = http://127.0.0.1:${PORT[shift]}/admin-y
+x.db.host = $PGHOST
+x.db.port = $PGPORT
+x.db.name = kong_x
+y.db.name = $Y_NAME
+passfile = $RUN/passfile
+work_dir = $WORK
+EOF
+}
+
+world_stop() {
+    local run
+    run=$(<"$BATS_FILE_TMPDIR/run")
+    if [[ -f $run/world ]]; then
+        # shellcheck source=/dev/null
+        . "$run/world"
+        stop_y
+        "${KONG[x]}" stop -p "$RUN/cp_x" >/dev/null 2>&1 || true
+        "$NGINX" -p "$RUN/nginx" -c nginx.conf -e logs/error.log -s stop 2>/dev/null || true
+        pg_stop
+    fi
+    rm -rf "$run"
+}
+
+stop_y() {
+    "${KONG[y]}" stop -p "$RUN/cp_y" >/dev/null 2>&1 || true
+}
+
+drop_y() {
+    pg_psql -c 'SET client_min_messages = warning' <<'SQL' >/dev/null
+SELECT format('DROP DATABASE %I WITH (FORCE)', datname) FROM pg_database
+WHERE datname LIKE 'kong y%' \gexec
+SQL
+}
+
+put() {
+    curl -s -f -o /dev/null -X PUT -d "$2" "$SHIFT/$1"
+}
+
+get() {
+    curl -s -f "$SHIFT/$1" | jq -r "$2"
+}
+
+# set_conf KEY VALUE: replaces, or adds, a line of the settings.
+set_conf() {
+    local line rest=()
+    while IFS= read -r line; do
+        [[ $line =~ ^$1[[:space:]]*= ]] || rest+=("$line")
+    done <"$CONF"
+    printf '%s\n' "${rest[@]}" "$1 = $2" >"$CONF"
+}
+
+kong_shift() {
+    "$ROOT/scripts/kong-shift" --config "$CONF" --yes "$@" </dev/null 3>&-
+}
+
+# sql_x SQL, sql_y SQL: as the superuser.
+sql_x() { PGDATABASE=kong_x pg_psql -c "$1"; }
+sql_y() { PGDATABASE=$Y_NAME pg_psql -c "$1"; }
+
+# Digest of what the script must not change in X.
+digest_x() {
+    PGDATABASE=kong_x pg_psql <<'SQL' | md5sum
+SELECT format('SELECT %L, md5(string_agg(t::text, chr(10) ORDER BY t::text)) FROM %s t', oid::regclass, oid::regclass)
+FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
+    AND relname NOT IN ('clustering_data_planes', 'cluster_events', 'locks') ORDER BY relname \gexec
+SQL
+}
