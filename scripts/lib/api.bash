@@ -1,4 +1,3 @@
-# shellcheck shell=bash
 # HTTP: the admin endpoints of the load balancers, and Kong's Admin API.
 
 HTTP_STATUS=

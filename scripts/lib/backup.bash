@@ -1,4 +1,3 @@
-# shellcheck shell=bash
 # The dump of X and, of the very same snapshot, the digest of every table: the
 # baseline that both the copy and X itself are held to from then on.
 #   work_dir/x-TIME.dump            pg_dump -Fc
@@ -87,7 +86,7 @@ backup_take() {
     run_long backup_session "$dump" "$digest.lines"
     status=$(cat "$SCRATCH/dump.status" 2>/dev/null) || true
     [[ $status = 0 ]] || failed \
-        "pg_dump of database $(db_label x) ended with ${status:-nothing}: $(log_says "$SCRATCH/dump.err")"
+        "pg_dump of database $(db_label x) ended with ${status:-no result}: $(log_says "$SCRATCH/dump.err")"
     jq -se 'if any(.[]; .table == "schema_meta") then . else error end' "$digest.lines" >"$digest" \
         || failed "the digest of database $(db_label x) is not readable"
     rm -f -- "$digest.lines"

@@ -1,4 +1,3 @@
-# shellcheck shell=bash
 # The whole control-plane phase, and where it stands.
 
 ## cp dual-cluster
@@ -47,14 +46,14 @@ cmd_cp_status() {
         code=$EXIT_UNKNOWN
         target="unknown: $(<"$SCRATCH/target.err")"
     fi
-    ( lb_read_all ) 2>/dev/null || code=$EXIT_UNKNOWN
+    status_read
 
     if [[ $OPT_JSON ]]; then
-        status_json | jq --argjson steps "$steps" --arg database "$target" '{$steps, $database, balancers: .}'
+        jq -s --argjson steps "$steps" --arg database "$target" '{$steps, $database, balancers: .}' <<<"$STATUS"
     else
         jq -r '.[] | "\(.time)  \(.step): \(.result)\(if .reason then ", " + .reason else "" end)"' <<<"$steps"
         printf 'database %s: %s\n' "$(db_label y)" "$target"
-        status_text
+        status_print || true
     fi
-    return "$code"
+    return $(( code ? code : STATUS_CODE ))
 }

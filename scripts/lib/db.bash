@@ -1,4 +1,3 @@
-# shellcheck shell=bash
 # PostgreSQL. Connections are described by environment, never by arguments:
 # a name cannot then be taken for an option or a connection string.
 
@@ -47,13 +46,20 @@ sql() {
 }
 
 sql_failed() {
-    local which=$1 status=$2 errors=$3 code=$EXIT_FAILED where
+    local which=$1 status=$2 errors=$3 code=$EXIT_FAILED where text
     where="database $(db_label "${which%-admin}")"
     [[ $which != y-admin ]] \
         || where="server ${SETTING[y.db.host]}:${SETTING[y.db.port]} as ${SETTING[y.db.admin]}"
     # psql ends with 2 when it lost, or never had, a connection.
     (( status != 2 )) || code=$EXIT_UNKNOWN
-    die "$code" "$where: $(log_says "$errors")"
+    text=$(log_says "$errors")
+    case $text in
+        *'password authentication'* | *'no password supplied'*)
+            text+="; look at its line in the passfile" ;;
+        *'Connection refused'* | *'could not translate'* | *'timeout expired'*)
+            text+="; look at ${which%-admin}.db.host and ${which%-admin}.db.port, and whether PostgreSQL runs" ;;
+    esac
+    die "$code" "$where: ${text#psql: error: }"
 }
 
 # passfile_password WHICH: what libpq would send, for Kong, which does not read

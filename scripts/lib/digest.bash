@@ -1,4 +1,3 @@
-# shellcheck shell=bash
 # Digests of a whole database, to tell whether two are the same and whether one
 # was written to. One line of JSON per table, all of one snapshot:
 #   rows, all    every row, every column: what a dump must carry over

@@ -1,4 +1,3 @@
-# shellcheck shell=bash
 # No admin write may happen between the dump and the end of X: it would be in
 # one of the two databases only.
 

@@ -1,4 +1,3 @@
-# shellcheck shell=bash
 # The gate of the shift: only a CP phase that was proved opens it.
 
 ## cp open

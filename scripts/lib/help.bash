@@ -1,4 +1,3 @@
-# shellcheck shell=bash
 # The help is the "##" comments above the commands, so it cannot disagree with them.
 
 ## help [COMMAND]

@@ -1,4 +1,3 @@
-# shellcheck shell=bash
 # What was done, in work_dir/journal.jsonl: one JSON object per line, only ever
 # appended to, on the disk before the next thing happens.
 

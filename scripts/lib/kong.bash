@@ -1,4 +1,3 @@
-# shellcheck shell=bash
 # The two kong commands.
 
 KONG_LOG=
@@ -15,7 +14,13 @@ kong() {
     else
         KONG_LOG=$SCRATCH/kong.log
     fi
-    run_long kong_child "$which" "$prefix" "${WORDS[@]}" "$@" "${conf[@]}"
+    kong_run "$which" "$prefix" "${WORDS[@]}" "$@" "${conf[@]}"
+}
+
+# kong_run WHICH PREFIX COMMAND...: its output in KONG_LOG.
+kong_run() {
+    type -P -- "$3" >/dev/null || failed "the command \"$3\" of $1.kong, $1.start or $1.stop is not there, or not executable"
+    run_long kong_child "$@"
 }
 
 # kong_child WHICH PREFIX COMMAND...: becomes COMMAND. The database comes from
@@ -86,6 +91,11 @@ version_compare() {
 kong_admin() {
     local which=$1 url=${SETTING[$1.admin]}
     http GET "$url/" || return 1
+    # What a proxy in front says when there is nobody behind it.
+    if [[ $HTTP_STATUS = 50[234] ]]; then
+        HTTP_ERROR=$(http_says)
+        return 1
+    fi
     [[ $HTTP_STATUS = 200 ]] || unknown "$which.admin $url: GET / was answered $(http_says)"
     KONG_VERSION=$(field .version)
     KONG_ROLE=$(field .configuration.role)

@@ -1,10 +1,9 @@
-# shellcheck shell=bash
 # What is printed, how the script ends, and what it leaves running: nothing.
 
 # The exit codes, declared here and nowhere else (docs/cli.md explains them).
 readonly EXIT_FAILED=1      # something broke, or was found not to be as it should
 readonly EXIT_USAGE=2       # the command line or the settings are wrong
-readonly EXIT_REFUSED=3     # a guard said no; nothing was changed
+readonly EXIT_REFUSED=3     # a guard said no
 readonly EXIT_UNKNOWN=4     # something could not be asked, so nothing is known
 readonly EXIT_BUSY=5        # another run works in the same folder
 

@@ -1,4 +1,3 @@
-# shellcheck shell=bash
 # Kong's own migrations on the copy. Their exit codes are 0 for much that was
 # not done, so what counts is the state read afterwards.
 

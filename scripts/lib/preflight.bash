@@ -1,4 +1,3 @@
-# shellcheck shell=bash
 # Everything that can be known beforehand is checked before anything is changed.
 
 X_VERSION=

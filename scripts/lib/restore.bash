@@ -1,4 +1,3 @@
-# shellcheck shell=bash
 # The database of Y: a new one, filled from the dump. The comment on the
 # database says that it is ours and how far it has come:
 #   restoring   may hold anything       restored   holds the dump, volatile tables emptied
@@ -56,11 +55,12 @@ backup_need() {
 # target_inspect: what is there under the name of Y's database, into TARGET:
 # absent, empty, ours (then TARGET_STATE and TARGET_BACKUP too) or foreign.
 target_inspect() {
-    local row mark=
+    local row owned mark
 
-    row=$(sql y-admin name="${SETTING[y.db.name]}" <<'SQL'
+    row=$(sql y-admin name="${SETTING[y.db.name]}" owner="${SETTING[y.db.user]}" <<'SQL'
 SELECT (SELECT (rolcreatedb OR rolsuper)::int FROM pg_roles WHERE rolname = current_user),
     (SELECT count(*) FROM pg_database WHERE datname = :'name'),
+    (SELECT pg_get_userbyid(datdba) = :'owner' FROM pg_database WHERE datname = :'name'),
     (SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = :'name');
 SQL
     )
@@ -71,13 +71,15 @@ SQL
         return
     fi
 
-    mark=${row#*|}
+    row=${row#*|} owned=${row%%|*} mark=${row#*|}
     if [[ $mark = 'kong-shift {'* ]] && jq -e '.state and .backup' >/dev/null 2>&1 <<<"${mark#kong-shift }"; then
         TARGET=ours
         TARGET_STATE=$(jq -r .state <<<"${mark#kong-shift }")
         TARGET_BACKUP=$(jq -r .backup <<<"${mark#kong-shift }")
         return
     fi
+    # An empty one of somebody else may be about to be used.
+    [[ $owned = t && ${SETTING[y.db.name]} != "${SETTING[y.db.maintenance]}" ]] || return 0
     row=$(sql y <<'SQL'
 SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname NOT LIKE 'pg\_%' AND n.nspname <> 'information_schema';
@@ -87,7 +89,7 @@ SQL
 }
 
 target_refuse() {
-    refuse "database $(db_label y) exists, is not empty and was not made by kong-shift; choose another y.db.name, or drop it yourself"
+    refuse "database $(db_label y) exists and is neither of kong-shift's making nor empty and owned by ${SETTING[y.db.user]}; choose another y.db.name, or drop it yourself"
 }
 
 # target_mark STATE: the comment that makes a later run know the database.

@@ -1,4 +1,3 @@
-# shellcheck shell=bash
 # The settings file: "key = value" lines as in kong.conf. Read as text, never run.
 
 declare -A SETTING_TYPE=(

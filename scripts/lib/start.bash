@@ -1,4 +1,3 @@
-# shellcheck shell=bash
 # CP Y, the node.
 
 ## cp start
@@ -38,7 +37,7 @@ node_start() {
         WORDS+=(start -p "${SETTING[y.prefix]}")
         [[ -z ${SETTING[y.conf]-} ]] || WORDS+=(-c "${SETTING[y.conf]}")
     fi
-    run_long kong_child y '' "${WORDS[@]}" || status=$?
+    kong_run y '' "${WORDS[@]}" || status=$?
     (( status == 0 )) || failed \
         "starting CP Y ended with $status: $(log_says "$log"); log: $log"
 
@@ -62,7 +61,7 @@ node_stop() {
     else
         refuse "CP Y must be stopped first: there is neither y.stop nor y.prefix to do it with"
     fi
-    run_long kong_child y '' "${WORDS[@]}" || status=$?
+    kong_run y '' "${WORDS[@]}" || status=$?
     while kong_admin y; do
         (( SECONDS - begun < SETTING[start_timeout] )) || failed \
             "CP Y does not stop (exit code $status): $(log_says "$KONG_LOG")"

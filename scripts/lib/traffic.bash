@@ -1,4 +1,3 @@
-# shellcheck shell=bash
 # The shift itself: who gets how much.
 
 ## status
@@ -7,11 +6,8 @@ cmd_status() {
     no_more_arguments "$@"
     settings_load
     need lb
-    if [[ $OPT_JSON ]]; then
-        status_json
-    else
-        status_text
-    fi
+    status_read
+    status_print
 }
 
 ## weight [N]
@@ -35,8 +31,8 @@ cmd_weight() {
         weight_gate
     fi
     lb_put_all weight "$(jq -nc --argjson new "$weight" --arg comment "$(comment)" '{$new, $comment}')" .new "$weight"
-    lb_read_all
-    say "$(status_text)"
+    status_read
+    [[ $OPT_QUIET ]] || status_print
 }
 
 # Asked of all before one is changed: half a shift is worse than none.
@@ -73,30 +69,31 @@ cmd_abort() {
     (( code == 0 )) || die "$code" "not every load balancer was aborted, run it again"
 }
 
-status_text() {
+# status_read: every balancer's shift, or why there is none, into STATUS;
+# unlike lb_read_all it goes on. STATUS_CODE tells whether one is missing.
+status_read() {
     local lb
+    STATUS='' STATUS_CODE=0
     for lb in "${LBS[@]}"; do
-        status_of "$lb" | jq -r '"\(.lb): " + (if .error then .error else
-            "\(.weight.new) % to new\(if .weight.effective != .weight.new then " (in force: \(.weight.effective) %)" else "" end)"
-            + ", gate \(.gate.state), freeze \(.freeze.state), generation \(.generation)"
-            + (if .aborted then ", aborted" else "" end)
-            + (if .saved == false then ", NOT saved" else "" end) end)'
+        if lb_call "$lb" GET '' && [[ $HTTP_STATUS = 200 ]] \
+            && STATUS+=$(jq -ce --arg lb "$lb" 'select(.weight and .gate and .freeze) | {$lb} + .' 2>/dev/null <<<"$HTTP_BODY")
+        then
+            continue
+        fi
+        STATUS+=$(jq -nc --arg lb "$lb" --arg error "unknown, ${HTTP_ERROR:-$(http_says)}" '{$lb, $error}')
+        STATUS_CODE=$EXIT_UNKNOWN
     done
 }
 
-status_json() {
-    local lb
-    for lb in "${LBS[@]}"; do
-        status_of "$lb"
-    done | jq -s .
-}
-
-# status_of LB: its shift as JSON, or why there is none.
-status_of() {
-    if lb_call "$1" GET '' && [[ $HTTP_STATUS = 200 ]] \
-        && jq -ce --arg lb "$1" 'select(.weight and .gate and .freeze) | {$lb} + .' 2>/dev/null <<<"$HTTP_BODY"
-    then
-        return
+status_print() {
+    if [[ $OPT_JSON ]]; then
+        jq -s . <<<"$STATUS"
+    else
+        jq -r '"\(.lb): " + (if .error then .error else
+            "\(.weight.new) % to new\(if .weight.effective != .weight.new then " (in force: \(.weight.effective) %)" else "" end)"
+            + ", gate \(.gate.state), freeze \(.freeze.state), generation \(.generation)"
+            + (if .aborted then ", aborted" else "" end)
+            + (if .saved == false then ", NOT saved" else "" end) end)' <<<"$STATUS"
     fi
-    jq -nc --arg lb "$1" --arg error "unknown, ${HTTP_ERROR:-$(http_says)}" '{$lb, $error}'
+    return "$STATUS_CODE"
 }

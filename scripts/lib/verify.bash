@@ -1,4 +1,3 @@
-# shellcheck shell=bash
 # Nothing lost on the way to Y, nothing written to X since.
 
 ## cp verify
