@@ -63,7 +63,7 @@ test: unit lint cli http
 
 demo:		## a whole hybrid upgrade under load; KONG_X=, KONG_Y= for real Kong
 demo: build
-	@NGINX='$(NGINX)' scripts/demo
+	@TEST_NGINX_BINARY='$(NGINX)' scripts/demo
 
 unit:		## unit tests of core/ with sanitizers, and its link check
 unit: $(UNIT_TESTS) purity
@@ -86,11 +86,11 @@ asan: unit build/asan/.built $(TEST_NGINX)
 
 memcheck:	## 1,000 requests with reloads under valgrind
 memcheck: build
-	@NGINX='$(NGINX)' scripts/memcheck
+	@TEST_NGINX_BINARY='$(NGINX)' scripts/memcheck
 
 cost:		## instructions per request, against plain nginx
 cost: build
-	@NGINX='$(NGINX)' scripts/cost
+	@TEST_NGINX_BINARY='$(NGINX)' scripts/cost
 
 lint:		## compiler warnings, clang-tidy, cppcheck, shellcheck, style
 lint: build
@@ -134,9 +134,11 @@ $(TREE)/objs/Makefile: config build/.flavor
 	           --add-dynamic-module='$(ROOT)' > configure.log
 endif
 
+# renamed into place, since an nginx may have the old one mapped
 $(SO): $(TREE)/objs/Makefile $(SOURCES)
 	$(MAKE) -C $(TREE) -f objs/Makefile $(if $(NGINX_SRC),,modules)
-	cp $(TREE)/objs/$(notdir $(SO)) $@
+	cp $(TREE)/objs/$(notdir $(SO)) $@.new
+	mv $@.new $@
 
 build/asan/.built: config $(SOURCES) build/nginx-source build/.flavor
 	rm -rf build/asan
