@@ -1,6 +1,7 @@
 # The two kong commands.
 
 KONG_LOG=
+LOGS=0
 
 # kong WHICH WORD...: "kong WORD..." of x or y, its output in KONG_LOG. Gives
 # its exit code, which for migrations means little: ask kong_schema afterwards.
@@ -9,7 +10,7 @@ kong() {
     shift
     split_words "${SETTING[$which.kong]}"
     if [[ $1 = migrations ]]; then
-        KONG_LOG=${SETTING[work_dir]}/log/$RUN-$which-migrations-$2.log
+        log_name "$which-migrations-$2"
         [[ -z ${SETTING[$which.conf]-} ]] || conf=(-c "${SETTING[$which.conf]}")
     else
         KONG_LOG=$SCRATCH/kong.log
@@ -21,6 +22,12 @@ kong() {
 kong_run() {
     type -P -- "$3" >/dev/null || failed "the command \"$3\" of $1.kong, $1.start or $1.stop is not there, or not executable"
     run_long kong_child "$@"
+}
+
+# log_name NAME: KONG_LOG, in the order in which things were run.
+log_name() {
+    LOGS=$(( LOGS + 1 ))
+    printf -v KONG_LOG '%s/log/%s-%02d-%s.log' "${SETTING[work_dir]}" "$RUN" "$LOGS" "$1"
 }
 
 # kong_child WHICH PREFIX COMMAND...: becomes COMMAND. The database comes from

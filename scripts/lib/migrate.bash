@@ -12,15 +12,15 @@ cmd_cp_migrate() {
 
 phase_migrate() {
     migrate_need
-    if [[ $TARGET_STATE != restored ]]; then
-        kong_schema y
-        [[ $REPLY = current ]] || failed \
-            "database $(db_label y) was migrated, but \"kong migrations list\" of y.kong now says $REPLY: $(log_says "$KONG_LOG")"
+    migrate_unlocked
+    kong_schema y
+    if [[ $TARGET_STATE != restored && $REPLY = current ]]; then
         STEP_RESULT='kept'
         return
     fi
-
-    kong_schema y
+    [[ $TARGET_STATE != started ]] || refuse \
+        "CP Y was started on database $(db_label y), but \"kong migrations list\" of y.kong says $REPLY for it: \
+$(log_says "$KONG_LOG"); stop CP Y, rename or drop that database and run it again"
     [[ $REPLY = @(current|new) ]] || failed \
         "\"kong migrations list\" of y.kong says $REPLY for the fresh copy $(db_label y): $(log_says "$KONG_LOG")"
     target_mark migrating
@@ -38,6 +38,14 @@ migrate_need() {
     target_inspect
     [[ $TARGET = ours && $TARGET_BACKUP = "$BACKUP" && $TARGET_STATE = @(restored|migrated|started) ]] || refuse \
         "database $(db_label y) does not hold the dump $BACKUP; run \"kong-shift cp restore\" first"
+}
+
+# Kong waits for a lock as long as lock_timeout, that is for an hour.
+migrate_unlocked() {
+    local owner
+    owner=$(sql y <<<"SELECT owner FROM locks WHERE key = 'migrations' AND ttl > now();")
+    [[ -z $owner ]] || refuse \
+        "database $(db_label y) is locked for migrations by $owner; nobody else may work on the copy"
 }
 
 # migrate_run WORD GOOD: GOOD is a pattern of states allowed afterwards.
@@ -65,15 +73,12 @@ migrate_read_back() {
     local row
     row=$(sql y <<'SQL'
 SELECT coalesce((SELECT string_agg(subsystem, ' ') FROM schema_meta WHERE cardinality(pending) > 0), ''),
-    (SELECT count(*) FROM locks WHERE key = 'migrations'),
     (SELECT string_agg(subsystem || ' ' || coalesce(last_executed, '?'), ', ' ORDER BY subsystem)
         FROM schema_meta WHERE subsystem = 'core');
 SQL
     )
     [[ ${row%%|*} = '' ]] || failed \
         "database $(db_label y) still has pending migrations in schema_meta: ${row%%|*}"
-    row=${row#*|}
-    [[ ${row%%|*} = 0 ]] || failed \
-        "database $(db_label y) is locked for migrations by another node; nobody else may work on the copy"
+    migrate_unlocked
     evidence schema "${row#*|}"
 }

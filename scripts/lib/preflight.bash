@@ -23,8 +23,8 @@ phase_preflight() {
     preflight_versions
     preflight_balancers
     preflight_x
-    preflight_y_conf
     preflight_y_database
+    preflight_y_conf
     preflight_y_node
 }
 
@@ -82,14 +82,14 @@ SQL
     [[ -z $locks ]] || refuse \
         "database $(db_label x) is locked for migrations by $locks; wait for that node, or delete the row of table locks if it is dead"
 
-    kong_schema x
-    [[ $REPLY = current ]] || refuse \
-        "\"kong migrations list\" of x.kong says $REPLY for database $(db_label x): $(log_says "$KONG_LOG")"
-
     kong_admin x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
     kong_admin_is x "$X_VERSION"
     [[ -z ${SETTING[y.prefix]-} || ${SETTING[y.prefix]%/} != "${KONG_NODE_PREFIX%/}" ]] || refuse \
         "y.prefix ${SETTING[y.prefix]} is the prefix of the running CP X; give CP Y its own"
+
+    kong_schema x
+    [[ $REPLY = current ]] || refuse \
+        "\"kong migrations list\" of x.kong says $REPLY for database $(db_label x): $(log_says "$KONG_LOG")"
 }
 
 # A dump is only sure to work with tools at least as new as the server.

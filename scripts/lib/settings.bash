@@ -37,7 +37,7 @@ settings_load() {
     local file=$OPT_CONFIG line number=0 key value
 
     scratch
-    [[ -f $file && -r $file ]] \
+    [[ -r $file && ! -d $file ]] \
         || die "$EXIT_USAGE" "cannot read the settings file \"$file\"; name one with --config FILE"
 
     while IFS= read -r line || [[ -n $line ]]; do

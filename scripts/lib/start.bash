@@ -27,9 +27,9 @@ phase_start() {
 }
 
 node_start() {
-    local log=${SETTING[work_dir]}/log/$RUN-y-start.log status=0 begun=$SECONDS
+    local status=0 begun=$SECONDS
 
-    KONG_LOG=$log
+    log_name y-start
     if [[ ${SETTING[y.start]-} ]]; then
         split_words "${SETTING[y.start]}"
     else
@@ -39,11 +39,11 @@ node_start() {
     fi
     kong_run y '' "${WORDS[@]}" || status=$?
     (( status == 0 )) || failed \
-        "starting CP Y ended with $status: $(log_says "$log"); log: $log"
+        "starting CP Y ended with $status: $(log_says "$KONG_LOG"); log: $KONG_LOG"
 
     until kong_admin y; do
         (( SECONDS - begun < SETTING[start_timeout] )) || failed \
-            "CP Y was started, but y.admin ${SETTING[y.admin]} does not answer within ${SETTING[start_timeout]} s: $HTTP_ERROR; log: $log"
+            "CP Y was started, but y.admin ${SETTING[y.admin]} does not answer within ${SETTING[start_timeout]} s: $HTTP_ERROR; log: $KONG_LOG"
         sleep 0.2
     done
     kong_admin_is y "$Y_VERSION"
@@ -52,7 +52,7 @@ node_start() {
 node_stop() {
     local status=0 begun=$SECONDS
 
-    KONG_LOG=${SETTING[work_dir]}/log/$RUN-y-stop.log
+    log_name y-stop
     if [[ ${SETTING[y.stop]-} ]]; then
         split_words "${SETTING[y.stop]}"
     elif [[ ${SETTING[y.prefix]-} ]]; then

@@ -1,7 +1,7 @@
 # What the tests of kong-shift run on: PostgreSQL, CP X with a configuration,
 # nginx with the module in front of both Admin APIs. To be sourced by a .bats file:
 #
-#   setup_file()    { world_start; }
+#   setup_file()    { world_start; }            # or world_start 2.8.5 3.4.2; or world_balancer
 #   setup()         { world_reset; }
 #   teardown_file() { world_stop; }
 #
@@ -19,32 +19,48 @@ die() {
 # shellcheck source=t/demo/nodes.bash
 . "$ROOT/t/demo/nodes.bash"
 
-KONG[x]=$(realpath "${KONG_X:-$ROOT/t/kong/3.8.1/kong}")
-KONG[y]=$(realpath "${KONG_Y:-$ROOT/t/kong/3.9.3/kong}")
-X_VERSION=3.8.1
-Y_VERSION=3.9.3
 NGINX=${TEST_NGINX_BINARY:-/usr/sbin/nginx}
 # Odd, and harmless: it never meets a shell.
 PASSWORD='s3:cr\et $(touch x);'"'"
 Y_NAME="kong y'\"\$(id);x"
 
-world_start() {
-    local parent=$BATS_FILE_TMPDIR
-
-    # PostgreSQL, as another user, must reach the folder.
+world_folder() {
+    # PostgreSQL, as another user, must reach it.
     RUN=$(mktemp -d /tmp/kong-shift-cli.XXXXXX)
     chmod 755 "$RUN"
-    printf '%s' "$RUN" >"$parent/run"
-    unset "${!KONG_@}"
-
+    printf '%s' "$RUN" >"$BATS_FILE_TMPDIR/run"
     pick_ports shift dp
+}
+
+# Only the load balancer: for what needs no Kong.
+world_balancer() {
+    world_folder
+    pick_ports cp_x.admin cp_y.admin
+    world_nginx
+    world_save
+}
+
+# world_start [X Y]: versions of the stand-in.
+world_start() {
+    world_folder
+    KONG[x]=$ROOT/t/kong/${1:-3.8.1}/kong
+    KONG[y]=$ROOT/t/kong/${2:-3.9.3}/kong
+    if (( $# == 0 )); then
+        KONG[x]=$(realpath "${KONG_X:-${KONG[x]}}")
+        KONG[y]=$(realpath "${KONG_Y:-${KONG[y]}}")
+    fi
+    unset "${!KONG_@}"
+    X_VERSION=$(node_version x)
+    Y_VERSION=$(node_version y)
+
     make_cluster_cert
     pg_start "$RUN" 3>&-
     pg_role kong "$PASSWORD"
     pg_psql -c 'CREATE DATABASE kong_x OWNER kong'
     write_cp_conf cp_x kong_x "$PASSWORD"
     write_cp_conf cp_y "$Y_NAME" "$PASSWORD"
-    { umask 077; printf '%s:%s:*:kong:%s\n' "$PGHOST" "$PGPORT" 's3\:cr\\et $(touch x);'"'" >"$RUN/passfile"; }
+    # shellcheck disable=SC2016
+    (umask 077 && printf '%s:*:*:kong:s3\:cr\\\\et $(touch x);'\''\n' "$PGHOST" localhost >"$RUN/passfile")
 
     kong_run x migrations bootstrap -c "$RUN/cp_x.conf"
     kong_run x start -c "$RUN/cp_x.conf" 3>&-
@@ -91,6 +107,7 @@ http {
         location /readonly/ { kong_shift_api; }
         location /admin-x/  { kong_shift_freeze kong; proxy_pass http://127.0.0.1:${PORT[cp_x.admin]}/; }
         location /admin-y/  { kong_shift_freeze kong; proxy_pass http://127.0.0.1:${PORT[cp_y.admin]}/; }
+        location /page/     { return 200 "hello"; }
         location /open-x/   { proxy_pass http://127.0.0.1:${PORT[cp_x.admin]}/; }
     }
 }
@@ -100,20 +117,24 @@ EOF
 
 # bats runs each test in a process of its own: what it must know goes by file.
 world_save() {
-    declare -p RUN PORT PGHOST PGPORT PG_SUPERUSER PG_PASSFILE PG_DIR PG_BIN \
-        | sed 's/^declare -\([^ ]*\)/declare -g\1/' | sed 's/-g-/-g/' >"$RUN/world"
+    declare -p RUN KONG PORT X_VERSION Y_VERSION PGHOST PGPORT PG_SUPERUSER PG_PASSFILE PG_DIR PG_BIN \
+        2>/dev/null | sed 's/^declare -\([^ ]*\)/declare -g\1/' | sed 's/-g-/-g/' >"$RUN/world"
 }
 
-# Before each test: X as it was, no Y, everything to the old pool.
-world_reset() {
+# What was saved, and where this test keeps its own things.
+world_enter() {
     # shellcheck source=/dev/null
     . "$(<"$BATS_FILE_TMPDIR/run")/world"
     SHIFT=http://127.0.0.1:${PORT[shift]}/shift/shifts/kong
     WORK=$BATS_TEST_TMPDIR/work
     CONF=$BATS_TEST_TMPDIR/kong-shift.conf
     unset "${!KONG_@}"
+}
 
-    stop_y
+# Before each test: X as it was, no Y, everything to the old pool.
+world_reset() {
+    world_enter
+    if [[ -d $RUN/cp_y ]]; then stop_y; fi
     rm -rf "$RUN/cp_y"
     drop_y
     put freeze '{"state":"off"}'
@@ -143,8 +164,8 @@ world_stop() {
     if [[ -f $run/world ]]; then
         # shellcheck source=/dev/null
         . "$run/world"
-        stop_y
-        "${KONG[x]}" stop -p "$RUN/cp_x" >/dev/null 2>&1 || true
+        [[ ! -d $RUN/cp_y ]] || stop_y
+        [[ ! -d $RUN/cp_x ]] || "${KONG[x]}" stop -p "$RUN/cp_x" >/dev/null 2>&1 || true
         "$NGINX" -p "$RUN/nginx" -c nginx.conf -e logs/error.log -s stop 2>/dev/null || true
         pg_stop
     fi
@@ -156,7 +177,7 @@ stop_y() {
 }
 
 drop_y() {
-    pg_psql -c 'SET client_min_messages = warning' <<'SQL' >/dev/null
+    pg_psql <<'SQL' >/dev/null
 SELECT format('DROP DATABASE %I WITH (FORCE)', datname) FROM pg_database
 WHERE datname LIKE 'kong y%' \gexec
 SQL

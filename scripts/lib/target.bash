@@ -1,0 +1,120 @@
+# The database of Y: a new one, filled from the dump. The comment on the
+# database says that it is ours and how far it has come:
+#   restoring   may hold anything       restored   holds the dump, volatile tables emptied
+#   migrating   may hold anything       migrated   migrated by Y's kong
+#   started     CP Y was started on it
+# What may hold anything is thrown away by the next run. What CP Y has been
+# started on is renamed and kept.
+
+TARGET=
+TARGET_STATE=
+TARGET_BACKUP=
+TARGET_MAY_CREATE=0
+
+# target_inspect: what is there under the name of Y's database, into TARGET:
+# absent, empty, ours (then TARGET_STATE and TARGET_BACKUP too) or foreign.
+target_inspect() {
+    local row owned mark
+
+    row=$(sql y-admin name="${SETTING[y.db.name]}" owner="${SETTING[y.db.user]}" <<'SQL'
+SELECT (SELECT (rolcreatedb OR rolsuper)::int FROM pg_roles WHERE rolname = current_user),
+    (SELECT count(*) FROM pg_database WHERE datname = :'name'),
+    (SELECT pg_get_userbyid(datdba) = :'owner' FROM pg_database WHERE datname = :'name'),
+    (SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = :'name');
+SQL
+    )
+    TARGET_MAY_CREATE=${row%%|*} row=${row#*|}
+    TARGET=foreign TARGET_STATE='' TARGET_BACKUP=''
+    if [[ ${row%%|*} = 0 ]]; then
+        TARGET=absent
+        return
+    fi
+
+    row=${row#*|} owned=${row%%|*} mark=${row#*|}
+    if [[ $mark = 'kong-shift {'* ]] && jq -e '.state and .backup' >/dev/null 2>&1 <<<"${mark#kong-shift }"; then
+        TARGET=ours
+        TARGET_STATE=$(jq -r .state <<<"${mark#kong-shift }")
+        TARGET_BACKUP=$(jq -r .backup <<<"${mark#kong-shift }")
+        return
+    fi
+    # An empty one of somebody else may be about to be used.
+    [[ $owned = t && ${SETTING[y.db.name]} != "${SETTING[y.db.maintenance]}" ]] || return 0
+    row=$(sql y <<'SQL'
+SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname NOT LIKE 'pg\_%' AND n.nspname <> 'information_schema';
+SQL
+    )
+    [[ $row != 0 ]] || TARGET=empty
+}
+
+target_refuse() {
+    refuse "database $(db_label y) exists and is neither of kong-shift's making nor empty and owned by ${SETTING[y.db.user]}; choose another y.db.name, or drop it yourself"
+}
+
+# target_mark STATE: the comment that makes a later run know the database.
+target_mark() {
+    local mark
+    mark="kong-shift $(jq -nc --arg state "$1" --arg backup "$BACKUP" --arg run "$RUN" '{$state, $backup, $run}')"
+    sql y-admin name="${SETTING[y.db.name]}" mark="$mark" user="${SETTING[y.db.user]}" <<'SQL'
+SELECT format('COMMENT ON DATABASE %I IS %L', :'name', :'mark') \gexec
+SQL
+    TARGET=ours TARGET_STATE=$1 TARGET_BACKUP=$BACKUP
+}
+
+# Encoding and collation are X's; else the order of text, and with it the
+# answers of paged lists, could change under the clients' feet.
+target_create() {
+    local row encoding collate ctype
+    row=$(sql x <<'SQL'
+SELECT pg_encoding_to_char(encoding), datcollate, datctype FROM pg_database WHERE datname = current_database();
+SQL
+    )
+    IFS='|' read -r encoding collate ctype <<<"$row"
+    sql y-admin name="${SETTING[y.db.name]}" owner="${SETTING[y.db.user]}" \
+        encoding="$encoding" collate="$collate" ctype="$ctype" <<'SQL'
+SELECT format('CREATE DATABASE %I OWNER %I TEMPLATE template0 ENCODING %L LC_COLLATE %L LC_CTYPE %L',
+    :'name', :'owner', :'encoding', :'collate', :'ctype') \gexec
+SQL
+}
+
+# target_clear: away with our own earlier database, unless somebody lives on it.
+target_clear() {
+    local others
+
+    lb_read_all
+    lb_all '.weight.effective == 0' || refuse \
+        "database ${SETTING[y.db.name]} must be made anew from dump $BACKUP, but requests already go to the new pool; \
+take them away first: kong-shift abort"
+    lb_all '.gate.state != "open"' || lb_put_all gate '{"state":"closed"}' .state '"closed"'
+
+    if kong_admin y && [[ $KONG_DATABASE_NAME = "${SETTING[y.db.name]}" ]]; then
+        say "      stopping CP Y, its database is made anew"
+        node_stop
+    fi
+    others=$(sql y-admin name="${SETTING[y.db.name]}" <<'SQL'
+SELECT coalesce(string_agg(DISTINCT format('%s (%s)', usename, application_name), ', '), '')
+FROM pg_stat_activity WHERE datname = :'name';
+SQL
+    )
+    [[ -z $others ]] || refuse \
+        "database ${SETTING[y.db.name]} must be made anew, but is in use by $others; end those sessions first"
+    (( TARGET_MAY_CREATE )) || refuse \
+        "database ${SETTING[y.db.name]} must be made anew, but role ${SETTING[y.db.admin]} may not create databases; \
+drop it and create it empty, owned by ${SETTING[y.db.user]}, or set y.db.admin"
+
+    if [[ $TARGET_STATE = started ]]; then
+        target_rename "${SETTING[y.db.name]:0:40}-$(date -u +%Y%m%dT%H%M%SZ)"
+    else
+        sql y-admin name="${SETTING[y.db.name]}" <<'SQL'
+SELECT format('DROP DATABASE %I', :'name') \gexec
+SQL
+    fi
+}
+
+target_rename() {
+    sql y-admin name="${SETTING[y.db.name]}" other="$1" <<'SQL'
+SELECT format('ALTER DATABASE %I RENAME TO %I', :'name', :'other') \gexec
+SQL
+    evidence renamed "$1"
+    say "      the earlier database is kept as $1"
+}
