@@ -1,8 +1,6 @@
 """The command line, with Kong's commands, options, texts and exit codes."""
 
-import asyncio
 import contextlib
-import errno
 import os
 import signal
 import ssl
@@ -13,8 +11,9 @@ import time
 import psycopg2
 
 from . import conf as conf_module, db, export, migrations, plugins
+from .cache import Cache
 from .errors import KongError
-from .node import Node, bind, write_log
+from .process import Prefix, launch, running, write_log
 from .store import Store
 from .versions import Version
 
@@ -120,37 +119,7 @@ def parse(command, words, version):
     return options
 
 
-# --- the process of a node
-
-
-def running(conf):
-    """The pid of the node in this prefix, or None."""
-    try:
-        with open(conf.pid_file, encoding="ascii") as stored:
-            pid = int(stored.read())
-        os.kill(pid, 0)
-    except (OSError, ValueError):
-        return None
-    # A killed child of ours waits as a zombie until init takes it.
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", encoding="ascii") as stat:
-        return None if stat.read().rpartition(")")[2].split()[0] == "Z" else pid
-    return None
-
-
-class Prefix:
-    """Makes the prefix; what real Kong says about it comes after everything else on stdout."""
-
-    notice = None
-
-    @classmethod
-    def prepare(cls, conf):
-        if not os.path.isdir(conf["prefix"]):
-            cls.notice = f"prefix directory {conf['prefix']} not found, trying to create it"
-        try:
-            for name in ("pids", "logs", "ssl"):
-                os.makedirs(os.path.join(conf["prefix"], name), exist_ok=True)
-        except OSError as error:
-            raise KongError(f"could not prepare Kong prefix at {conf['prefix']}: {error.strerror}") from None
+# --- commands
 
 
 def existing(options):
@@ -226,7 +195,6 @@ def warn(text):
 
 def check_cache(conf, version):
     """A cache of another minor is of no use: it goes."""
-    from .data_plane import Cache
     cache = Cache(conf["prefix"], version, lambda level, text: write_log(conf, level, text))
     tag = cache.tag_mismatch()
     if tag is not None:
@@ -237,77 +205,6 @@ def check_cache(conf, version):
             print(f"{now} [warn] {pid}#{pid}: {text}", file=sys.stderr)
             write_log(conf, "warn", text)
         cache.wipe()
-
-
-def launch(conf, version, enabled):
-    """Starts the node in the background and returns when it listens."""
-    try:
-        bound = bind(conf)
-    except OSError as error:
-        text = f"nginx: [emerg] {error.strerror}" + \
-            ("\nnginx: [emerg] still could not bind()" if error.errno == errno.EADDRINUSE else "")
-        raise KongError("./kong/cmd/start.lua:99: " + text) from None
-    if conf["nginx_daemon"] == "off":
-        write_pid(conf)
-        print("Kong started", flush=True)
-        asyncio.run(main(conf, version, enabled, bound, lambda text: None))
-        sys.exit(0)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    receive, send = os.pipe()
-    child = os.fork()
-    if child == 0:
-        daemon(conf, version, enabled, bound, send)
-    os.close(send)
-    os.waitpid(child, 0)
-    for listeners in bound.values():
-        for listener, _ in listeners:
-            listener.close()
-    with os.fdopen(receive, encoding="utf-8") as pipe:
-        told = pipe.read()
-    if told != "ready":
-        raise KongError("./kong/cmd/start.lua:99: nginx: [error] " + (told or "the process ended, see logs/error.log"))
-
-
-def write_pid(conf):
-    with open(conf.pid_file, "w", encoding="ascii") as out:
-        out.write(f"{os.getpid()}\n")
-
-
-def daemon(conf, version, enabled, bound, send):
-    """Never returns: this is the node from here on."""
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-    try:
-        null = os.open(os.devnull, os.O_RDWR)
-        log = os.open(os.path.join(conf["prefix"], "logs", "error.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.dup2(null, 0)
-        os.dup2(null, 1)
-        os.dup2(log, 2)
-        kept = {send} | {listener.fileno() for listeners in bound.values() for listener, _ in listeners}
-        # A test runner waits until every holder of its descriptors is gone.
-        for name in os.listdir("/proc/self/fd"):
-            if int(name) > 2 and int(name) not in kept:
-                with contextlib.suppress(OSError):
-                    os.close(int(name))
-        write_pid(conf)
-
-        def tell(text):
-            os.write(send, (text or "ready").encode())
-            os.close(send)
-
-        asyncio.run(main(conf, version, enabled, bound, tell))
-        os._exit(0)
-    except BaseException as error:  # pylint: disable=broad-except
-        write_log(conf, "emerg", f"{type(error).__name__}: {error}")
-        with contextlib.suppress(OSError):
-            os.write(send, f"{type(error).__name__}: {error}".encode())
-        os._exit(1)
-
-
-async def main(conf, version, enabled, bound, tell):
-    await Node(conf, version, enabled).run(bound, tell)
 
 
 def send_signal(conf, number):

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -14,49 +13,10 @@ import uuid
 from aiohttp import web
 
 from . import admin, conf as conf_module, control_plane, data_plane, db, plugins
+from .process import bind, write_log
 from .proxy import Proxy
 from .store import reachable
 from .versions import ZERO_HASH
-
-LEVELS = ("debug", "info", "notice", "warn", "error", "crit", "alert", "emerg")
-
-
-def write_log(conf, level, text):
-    """A line of logs/error.log as nginx writes them."""
-    if LEVELS.index(level) < (LEVELS.index(conf["log_level"]) if conf["log_level"] in LEVELS else 2):
-        return
-    pid = os.getpid()
-    line = f"{time.strftime('%Y/%m/%d %H:%M:%S')} [{level}] {pid}#{pid}: *1 [lua] {text}\n"
-    try:
-        with open(os.path.join(conf["prefix"], "logs", "error.log"), "a", encoding="utf-8") as out:
-            out.write(line)
-    except OSError:
-        # A full disk must not stop the proxy.
-        pass
-
-
-def bind(conf):
-    """Listening sockets by setting: {name: [(socket, flags)]}. Raises OSError with the address in strerror."""
-    names = {"control_plane": ("admin_listen", "cluster_listen", "status_listen"),
-             "data_plane": ("proxy_listen", "status_listen"),
-             "traditional": ("proxy_listen", "admin_listen", "status_listen")}[conf["role"]]
-    bound = {}
-    for name in names:
-        bound[name] = []
-        for host, port, flags in conf_module.listeners(conf, name):
-            listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if "reuseport" in flags:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            try:
-                listener.bind((host, port))
-            except OSError as error:
-                raise OSError(error.errno, f"bind() to {host}:{port} failed ({error.errno}: {error.strerror})") from None
-            listener.listen(1024)
-            listener.setblocking(False)
-            bound[name].append((listener, (host, port, tuple(flags))))
-    return bound
-
 
 def default_certificate(conf):
     """A self-signed certificate for listeners with `ssl`, as Kong makes one in the prefix."""
