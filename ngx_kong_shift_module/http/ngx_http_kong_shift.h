@@ -48,6 +48,7 @@ typedef struct {
 typedef struct {
     ngx_uint_t                     api;        /* unsigned  api:1; */
     ngx_uint_t                     write;      /* unsigned  write:1; */
+    size_t                         max_body;
 
     ngx_str_t                      freeze_name;
     ngx_kong_shift_t              *freeze;     /* after configuration */
@@ -120,8 +121,9 @@ ngx_int_t ngx_http_kong_shift_api_handler(ngx_http_request_t *r);
 /* body */
 
 /*
- * Reads a body of up to NGX_HTTP_KONG_SHIFT_BODY bytes in any chunking, and
- * calls the handler with it; longer ones are answered here with 413.
+ * Reads a body in any chunking and calls the handler with it; one of more than
+ * NGX_HTTP_KONG_SHIFT_BODY bytes, or than client_max_body_size when that is
+ * less, is answered here with 413.
  */
 
 typedef void (*ngx_http_kong_shift_body_pt)(ngx_http_request_t *r,

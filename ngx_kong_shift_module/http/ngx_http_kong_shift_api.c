@@ -50,7 +50,7 @@ static ngx_int_t ngx_http_kong_shift_events(ngx_http_request_t *r,
 static void ngx_http_kong_shift_write(ngx_http_request_t *r, u_char *text,
     size_t len);
 static void ngx_http_kong_shift_match(ngx_http_request_t *r,
-    ngx_kong_shift_change_t *change);
+    ngx_kong_shift_t *shift, ngx_kong_shift_change_t *change);
 static void ngx_http_kong_shift_written(ngx_kong_shift_op_t *op);
 static void ngx_http_kong_shift_answer(ngx_http_request_t *r);
 static void ngx_http_kong_shift_op_problem(ngx_http_kong_shift_write_t *w,
@@ -454,7 +454,7 @@ ngx_http_kong_shift_write(ngx_http_request_t *r, u_char *text, size_t len)
         return;
     }
 
-    ngx_http_kong_shift_match(r, &w->op.change);
+    ngx_http_kong_shift_match(r, w->kscf->shift, &w->op.change);
 
     ctx = ngx_http_get_module_ctx(r, ngx_http_kong_shift_module);
     ctx->api = w;
@@ -481,12 +481,13 @@ ngx_http_kong_shift_write(ngx_http_request_t *r, u_char *text, size_t len)
 
 
 static void
-ngx_http_kong_shift_match(ngx_http_request_t *r,
+ngx_http_kong_shift_match(ngx_http_request_t *r, ngx_kong_shift_t *shift,
     ngx_kong_shift_change_t *change)
 {
-    u_char     *p, *last;
-    uint64_t    tag;
-    ngx_str_t   value;
+    u_char                     *p, *last, tag[NGX_INT64_LEN + 2];
+    size_t                      len;
+    ngx_str_t                   value;
+    ngx_kong_shift_snapshot_t   snap;
 
     /* what stops the traffic to new is never refused */
 
@@ -503,28 +504,39 @@ ngx_http_kong_shift_match(ngx_http_request_t *r,
         return;
     }
 
-    /* generation 0 never is: another tag than ours does not match */
+    ngx_kong_shift_read(shift->record, &snap);
+
+    len = ngx_sprintf(tag, "\"%uL\"", snap.state.generation) - tag;
+
+    /*
+     * One of the list must be the current one, and it must still be when the
+     * change is made.  Generation 0 never is.
+     */
 
     change->match = 1;
     change->generation = 0;
 
-    p = value.data;
-    last = p + value.len;
+    last = value.data + value.len;
 
-    if (value.len < 3 || value.len > 18 || *p++ != '"' || *--last != '"') {
-        return;
-    }
+    for (p = value.data; p < last; p++) {
 
-    for (tag = 0; p < last; p++) {
+        while (p < last && (*p == ' ' || *p == '\t')) {
+            p++;
+        }
 
-        if (*p < '0' || *p > '9') {
+        if ((size_t) (last - p) >= len
+            && ngx_strncmp(p, tag, len) == 0
+            && (p + len == last || p[len] == ' ' || p[len] == '\t'
+                || p[len] == ','))
+        {
+            change->generation = snap.state.generation;
             return;
         }
 
-        tag = tag * 10 + (*p - '0');
+        while (p < last && *p != ',') {
+            p++;
+        }
     }
-
-    change->generation = tag;
 }
 
 

@@ -10,6 +10,7 @@
 typedef struct {
     ngx_http_kong_shift_body_pt  handler;
     size_t                       len;
+    size_t                       max;
     u_char                       text[NGX_HTTP_KONG_SHIFT_BODY];
 } ngx_http_kong_shift_body_t;
 
@@ -52,9 +53,12 @@ ngx_int_t
 ngx_http_kong_shift_read_body(ngx_http_request_t *r,
     ngx_http_kong_shift_body_pt handler)
 {
-    ngx_int_t                    rc;
-    ngx_http_kong_shift_ctx_t   *ctx;
-    ngx_http_kong_shift_body_t  *body;
+    ngx_int_t                        rc;
+    ngx_http_kong_shift_ctx_t       *ctx;
+    ngx_http_kong_shift_body_t      *body;
+    ngx_http_kong_shift_loc_conf_t  *kslcf;
+
+    kslcf = ngx_http_get_module_loc_conf(r, ngx_http_kong_shift_module);
 
     ctx = ngx_pcalloc(r->pool, sizeof(ngx_http_kong_shift_ctx_t));
     if (ctx == NULL) {
@@ -63,7 +67,7 @@ ngx_http_kong_shift_read_body(ngx_http_request_t *r,
 
     ngx_http_set_ctx(r, ctx, ngx_http_kong_shift_module);
 
-    if (r->headers_in.content_length_n > NGX_HTTP_KONG_SHIFT_BODY) {
+    if (r->headers_in.content_length_n > (off_t) kslcf->max_body) {
         body = NULL;
 
     } else {
@@ -74,6 +78,7 @@ ngx_http_kong_shift_read_body(ngx_http_request_t *r,
 
         body->handler = handler;
         body->len = 0;
+        body->max = kslcf->max_body;
     }
 
     ctx->api = body;
@@ -96,10 +101,11 @@ ngx_http_kong_shift_read_body(ngx_http_request_t *r,
 static void
 ngx_http_kong_shift_read_handler(ngx_http_request_t *r)
 {
-    ngx_int_t                       rc;
-    ngx_http_kong_shift_ctx_t      *ctx;
-    ngx_http_kong_shift_body_t     *body;
-    ngx_http_kong_shift_problem_t   problem;
+    ngx_int_t                        rc;
+    ngx_http_kong_shift_ctx_t       *ctx;
+    ngx_http_kong_shift_body_t      *body;
+    ngx_http_kong_shift_problem_t    problem;
+    ngx_http_kong_shift_loc_conf_t  *kslcf;
 
     ctx = ngx_http_get_module_ctx(r, ngx_http_kong_shift_module);
     body = ctx->api;
@@ -114,9 +120,11 @@ ngx_http_kong_shift_read_handler(ngx_http_request_t *r)
     r->read_event_handler = ngx_http_block_reading;
 
     if (rc == NGX_DECLINED) {
+        kslcf = ngx_http_get_module_loc_conf(r, ngx_http_kong_shift_module);
+
         ngx_http_kong_shift_set_problem(&problem, "body_too_large",
-                                        "the body may have %d bytes",
-                                        NGX_HTTP_KONG_SHIFT_BODY);
+                                        "the body may have %uz bytes",
+                                        kslcf->max_body);
 
         rc = ngx_http_kong_shift_send_problem(r, &problem);
     }
@@ -136,7 +144,7 @@ static ngx_int_t
 ngx_http_kong_shift_read(ngx_http_request_t *r,
     ngx_http_kong_shift_body_t *body)
 {
-    size_t        size;
+    size_t        size, before;
     ngx_int_t     rc;
     ngx_buf_t    *b;
     ngx_chain_t  *cl;
@@ -145,12 +153,14 @@ ngx_http_kong_shift_read(ngx_http_request_t *r,
 
     for ( ;; ) {
 
+        before = body->len;
+
         for (cl = r->request_body->bufs; cl; cl = cl->next) {
 
             b = cl->buf;
             size = b->last - b->pos;
 
-            if (size > NGX_HTTP_KONG_SHIFT_BODY - body->len) {
+            if (size > body->max - body->len) {
                 return NGX_DECLINED;
             }
 
@@ -166,7 +176,9 @@ ngx_http_kong_shift_read(ngx_http_request_t *r,
             return NGX_OK;
         }
 
-        if (rc == NGX_AGAIN) {
+        /* a buffer that was full has room again, and no event will tell */
+
+        if (rc == NGX_AGAIN && body->len == before) {
             return NGX_AGAIN;
         }
 

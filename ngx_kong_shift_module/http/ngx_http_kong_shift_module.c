@@ -180,7 +180,15 @@ ngx_http_kong_shift_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     if (conf->api) {
         clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
 
-        /* it has a limit of its own, which is told in JSON */
+        /* the limit is kept here, where exceeding it is told in JSON */
+
+        conf->max_body = NGX_HTTP_KONG_SHIFT_BODY;
+
+        if (clcf->client_max_body_size
+            && clcf->client_max_body_size < NGX_HTTP_KONG_SHIFT_BODY)
+        {
+            conf->max_body = (size_t) clcf->client_max_body_size;
+        }
 
         clcf->client_max_body_size = 0;
     }
@@ -256,14 +264,16 @@ ngx_http_kong_shift(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
         if (n == 3) {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "invalid parameter \"%V\", known are \"old=\", "
-                               "\"new=\" and \"weight=\"", &value[i]);
+                               "invalid parameter \"%V\" in \"%V\", known "
+                               "are \"old=\", \"new=\" and \"weight=\"",
+                               &value[i], &cmd->name);
             return NGX_CONF_ERROR;
         }
 
         if (seen & (1 << n)) {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "duplicate parameter \"%V\"", &value[i]);
+                               "duplicate parameter \"%V\" in \"%V\"",
+                               &value[i], &cmd->name);
             return NGX_CONF_ERROR;
         }
 
@@ -278,8 +288,9 @@ ngx_http_kong_shift(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
             != 0)
         {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "invalid weight \"%V\", it must be a number "
-                               "from 0 to 100 with up to 4 decimals", &s);
+                               "invalid weight \"%V\" in \"%V\", it must be "
+                               "a number from 0 to 100 with up to 4 decimals",
+                               &s, &cmd->name);
             return NGX_CONF_ERROR;
         }
     }
@@ -300,8 +311,8 @@ ngx_http_kong_shift(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
            == 0)
     {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"old=\" and \"new=\" are the same upstream "
-                           "\"%V\"", &kscf->name[0]);
+                           "\"old=\" and \"new=\" of \"%V\" are the same "
+                           "upstream \"%V\"", &cmd->name, &kscf->name[0]);
         return NGX_CONF_ERROR;
     }
 
@@ -380,8 +391,9 @@ ngx_http_kong_shift_key(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     if (!ngx_kong_shift_is_text(&value[1])) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid key \"%V\", it must be UTF-8 without "
-                           "control characters", &value[1]);
+                           "invalid key \"%V\" in \"%V\", it must be "
+                           "non-empty UTF-8 without control characters",
+                           &value[1], &cmd->name);
         return NGX_CONF_ERROR;
     }
 
@@ -404,8 +416,8 @@ ngx_http_kong_shift_key(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
         if (ngx_strncmp(value[2].data, "seed=", 5) != 0) {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "invalid parameter \"%V\", only \"seed=\" is "
-                               "known", &value[2]);
+                               "invalid parameter \"%V\" in \"%V\", only "
+                               "\"seed=\" is known", &value[2], &cmd->name);
             return NGX_CONF_ERROR;
         }
 
@@ -414,9 +426,9 @@ ngx_http_kong_shift_key(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
         if (!ngx_kong_shift_is_text(&kscf->seed)) {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "invalid seed \"%V\", it must be non-empty "
-                               "UTF-8 without control characters",
-                               &kscf->seed);
+                               "invalid seed \"%V\" in \"%V\", it must be "
+                               "non-empty UTF-8 without control characters",
+                               &kscf->seed, &cmd->name);
             return NGX_CONF_ERROR;
         }
     }
@@ -492,8 +504,9 @@ ngx_http_kong_shift_api(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
         } else if (ngx_strcmp(value[1].data, "write=off") != 0) {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "invalid parameter \"%V\", it may be "
-                               "\"write=on\" or \"write=off\"", &value[1]);
+                               "invalid parameter \"%V\" in \"%V\", it may be "
+                               "\"write=on\" or \"write=off\"",
+                               &value[1], &cmd->name);
             return NGX_CONF_ERROR;
         }
     }

@@ -10,17 +10,19 @@
 static ngx_uint_t ngx_http_kong_shift_is_own_host(ngx_http_request_t *r);
 static ngx_uint_t ngx_http_kong_shift_is_server_name(ngx_http_request_t *r,
     ngx_str_t *host);
+static ngx_uint_t ngx_http_kong_shift_is_foreign(ngx_http_request_t *r,
+    ngx_table_elt_t *h);
 static ngx_uint_t ngx_http_kong_shift_is_own_origin(ngx_http_request_t *r,
     ngx_str_t *origin);
 static ngx_uint_t ngx_http_kong_shift_is_json(ngx_http_request_t *r);
-static ngx_table_elt_t *ngx_http_kong_shift_find_header(
-    ngx_http_request_t *r, const char *name);
 
 
 ngx_int_t
 ngx_http_kong_shift_check_origin(ngx_http_request_t *r,
     ngx_http_kong_shift_problem_t *problem)
 {
+    ngx_uint_t        i;
+    ngx_list_part_t  *part;
     ngx_table_elt_t  *h;
 
     /* a browser that resolves a foreign name to us still sends that name */
@@ -34,26 +36,28 @@ ngx_http_kong_shift_check_origin(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
-    h = ngx_http_kong_shift_find_header(r, "sec-fetch-site");
+    part = &r->headers_in.headers.part;
+    h = part->elts;
 
-    if (h && h->value.len == sizeof("cross-site") - 1
-        && ngx_strncasecmp(h->value.data, (u_char *) "cross-site",
-                           h->value.len)
-           == 0)
-    {
-        ngx_http_kong_shift_set_problem(problem, "cross_site",
-                                        "Sec-Fetch-Site says that another "
-                                        "site sent this request");
-        return NGX_ERROR;
-    }
+    for (i = 0; /* void */ ; i++) {
 
-    h = ngx_http_kong_shift_find_header(r, "origin");
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                break;
+            }
 
-    if (h && !ngx_http_kong_shift_is_own_origin(r, &h->value)) {
-        ngx_http_kong_shift_set_problem(problem, "cross_site",
-                                        "Origin \"%V\" is not the host of "
-                                        "this request", &h->value);
-        return NGX_ERROR;
+            part = part->next;
+            h = part->elts;
+            i = 0;
+        }
+
+        if (ngx_http_kong_shift_is_foreign(r, &h[i])) {
+            ngx_http_kong_shift_set_problem(problem, "cross_site",
+                                            "%V \"%V\" says that another site "
+                                            "sent this request", &h[i].key,
+                                            &h[i].value);
+            return NGX_ERROR;
+        }
     }
 
     if (!ngx_http_kong_shift_is_json(r)) {
@@ -186,6 +190,26 @@ ngx_http_kong_shift_is_server_name(ngx_http_request_t *r, ngx_str_t *host)
 }
 
 
+static ngx_uint_t
+ngx_http_kong_shift_is_foreign(ngx_http_request_t *r, ngx_table_elt_t *h)
+{
+    static ngx_str_t  origin = ngx_string("origin");
+    static ngx_str_t  fetch = ngx_string("sec-fetch-site");
+    static ngx_str_t  cross = ngx_string("cross-site");
+
+    if (h->key.len == origin.len
+        && ngx_strncmp(h->lowcase_key, origin.data, origin.len) == 0)
+    {
+        return !ngx_http_kong_shift_is_own_origin(r, &h->value);
+    }
+
+    return h->key.len == fetch.len
+           && ngx_strncmp(h->lowcase_key, fetch.data, fetch.len) == 0
+           && h->value.len == cross.len
+           && ngx_strncasecmp(h->value.data, cross.data, cross.len) == 0;
+}
+
+
 /* scheme://host[:port] against what the client named as the host */
 
 static ngx_uint_t
@@ -249,38 +273,4 @@ ngx_http_kong_shift_is_json(ngx_http_request_t *r)
     }
 
     return 0;
-}
-
-
-static ngx_table_elt_t *
-ngx_http_kong_shift_find_header(ngx_http_request_t *r, const char *name)
-{
-    size_t            len;
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *h;
-
-    len = ngx_strlen(name);
-
-    part = &r->headers_in.headers.part;
-    h = part->elts;
-
-    for (i = 0; /* void */ ; i++) {
-
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                return NULL;
-            }
-
-            part = part->next;
-            h = part->elts;
-            i = 0;
-        }
-
-        if (h[i].key.len == len
-            && ngx_strncmp(h[i].lowcase_key, name, len) == 0)
-        {
-            return &h[i];
-        }
-    }
 }

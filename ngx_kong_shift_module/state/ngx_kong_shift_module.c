@@ -131,9 +131,9 @@ ngx_kong_shift_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
             || (size_t) size < ngx_kong_shift_zone_size(1))
         {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "invalid zone size \"%V\", it must be \"auto\" "
-                               "or at least %uzk",
-                               &value[1],
+                               "invalid size \"%V\" in \"%V\", it must be "
+                               "\"auto\" or at least %uzk",
+                               &value[1], &cmd->name,
                                (ngx_kong_shift_zone_size(1) + 1023) / 1024);
             return NGX_CONF_ERROR;
         }
@@ -147,8 +147,8 @@ ngx_kong_shift_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     if (ngx_strncmp(value[2].data, "state=", 6) != 0) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid parameter \"%V\", only \"state=\" is "
-                           "known", &value[2]);
+                           "invalid parameter \"%V\" in \"%V\", only "
+                           "\"state=\" is known", &value[2], &cmd->name);
         return NGX_CONF_ERROR;
     }
 
@@ -179,8 +179,9 @@ ngx_kong_shift_zone_state(ngx_conf_t *cf, ngx_kong_shift_conf_t *kscf,
 
     if (value->len == 0 || value->data[value->len - 1] == '/') {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid state file \"%V\", it must be a path "
-                           "with a file name", value);
+                           "invalid state file \"%V\" in "
+                           "\"kong_shift_zone\", it must be a path with a "
+                           "file name", value);
         return NGX_CONF_ERROR;
     }
 
@@ -190,8 +191,8 @@ ngx_kong_shift_zone_state(ngx_conf_t *cf, ngx_kong_shift_conf_t *kscf,
 
     if (value->len >= NGX_KONG_SHIFT_PATH_SIZE - sizeof(".corrupt")) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "state file name \"%V\" is too long, it may have "
-                           "%d characters", value,
+                           "state file \"%V\" in \"kong_shift_zone\" is too "
+                           "long, it may have %d characters", value,
                            (int) (NGX_KONG_SHIFT_PATH_SIZE
                                   - sizeof(".corrupt") - 1));
         return NGX_CONF_ERROR;

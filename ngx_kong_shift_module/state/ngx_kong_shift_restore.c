@@ -111,25 +111,20 @@ ngx_kong_shift_set_aside(ngx_kong_shift_conf_t *kscf, const char *reason,
                   &kscf->state)
         = '\0';
 
+    /* nginx -t only looks */
+
     ngx_log_error(NGX_LOG_ERR, log, err,
-                  "kong_shift state file \"%V\" cannot be used: %s; every "
-                  "shift starts with its weight= and a closed gate",
-                  &kscf->state, reason);
+                  "kong_shift state file \"%V\" cannot be used and is moved "
+                  "to \"%s\": %s; every shift starts with its weight= and a "
+                  "closed gate", &kscf->state, aside, reason);
 
-    if (ngx_test_config) {
-        return;
-    }
-
-    if (ngx_rename_file(kscf->state.data, aside) == NGX_FILE_ERROR) {
+    if (!ngx_test_config
+        && ngx_rename_file(kscf->state.data, aside) == NGX_FILE_ERROR)
+    {
         ngx_log_error(NGX_LOG_ALERT, log, ngx_errno,
                       ngx_rename_file_n " \"%V\" to \"%s\" failed",
                       &kscf->state, aside);
-        return;
     }
-
-    ngx_log_error(NGX_LOG_ERR, log, 0,
-                  "kong_shift state file \"%V\" was moved to \"%s\"",
-                  &kscf->state, aside);
 }
 
 
