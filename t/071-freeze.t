@@ -1,0 +1,201 @@
+# While the freeze is on, an Admin API behind kong_shift_freeze can be read and
+# asked to validate, and nothing else.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use Test::More;
+
+use KongShift;
+
+my $t = KongShift->new;
+$t->backend;
+
+my $old = $t->listen_at('old');
+my $front = $t->front(workers => 2, state => $t->state_dir . '/state.json',
+    server => <<"EOC",
+        client_max_body_size 20m;
+        proxy_http_version 1.1;
+
+        location /admin/ {
+            kong_shift_freeze kong;
+            proxy_pass http://$old/;
+
+            location /admin/nested/ { proxy_pass http://$old/; }
+            location ~ ^/admin/regex/ { proxy_pass http://$old; }
+        }
+        location /raw/ { kong_shift_freeze kong; proxy_pass http://$old; }
+        location /any/ {
+            kong_shift_freeze kong;
+            satisfy any;
+            allow all;
+            proxy_pass http://$old;
+        }
+        location /rewritten/ { rewrite ^/rewritten/(.*) /admin/\$1 last; }
+        location /back/ { error_page 503 =200 /sorry; kong_shift_freeze kong;
+                          proxy_pass http://$old; }
+        location = /sorry { return 200 "sorry\\n"; }
+        location /other/ { kong_shift_freeze other; proxy_pass http://$old; }
+        location /free/ { proxy_pass http://$old; }
+EOC
+    http => <<'EOC');
+    upstream other { kong_shift old=dp_old new=dp_new weight=0; }
+EOC
+ok($front->start, 'nginx starts') or BAIL_OUT($front->{start_output});
+
+sub call {
+    my ($method, $uri, @headers) = @_;
+    my $body = $method =~ /^(?:GET|HEAD|OPTIONS)$/ ? undef : 'name=x';
+
+    return $t->http('front', $method, $uri, body => $body,
+        headers => \@headers);
+}
+
+sub passes {
+    my ($method, $uri, @headers) = @_;
+    my $r = call($method, $uri, @headers);
+
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    is($r && $r->{status}, 200, "passes: $method $uri @headers");
+}
+
+sub denied {
+    my ($method, $uri, @headers) = @_;
+    my $r = call($method, $uri, @headers);
+
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    is_json($r, 503, { status => 503, code => 'frozen' },
+        "denied: $method $uri @headers");
+    return $r;
+}
+
+
+# --- off
+
+passes($_, '/admin/services') for qw(GET HEAD OPTIONS POST PUT PATCH DELETE);
+is_json($t->api('GET', '/shifts/kong/freeze'), 200, { state => 'off' },
+    'off from the start');
+
+
+# --- on
+
+is_json($t->api('PUT', '/shifts/kong/freeze',
+    { state => 'on', comment => 'pg_dump runs' }), 200,
+    { state => 'on', comment => 'pg_dump runs' }, 'on');
+
+passes($_, '/admin/services') for qw(GET HEAD OPTIONS);
+passes('GET', '/admin/schemas/services');
+passes('POST', $_) for qw(/admin/schemas/services/validate
+    /admin/schemas/plugins/validate /admin/schemas/plugins/validate?x=1
+    /admin/ws/schemas/routes/validate /raw/schemas/routes/validate);
+
+my $r = denied('POST', '/admin/services');
+like($r->{headers}{'content-type'}, qr{^application/problem\+json},
+    'a problem body');
+like($r->{headers}{'retry-after'}, qr/^[1-9]\d*$/, 'Retry-After');
+like($r->{json}{detail}, qr/kong/, 'a detail that names the shift');
+is(length $r->{body}, $r->{headers}{'content-length'}, 'and its length');
+
+denied($_, '/admin/services/a') for qw(PUT PATCH DELETE POST MKCOL PROPFIND
+    LOCK FOO);
+denied('POST', '/admin/nested/services');
+denied('POST', '/admin/regex/services');
+denied('POST', '/rewritten/services');
+denied('POST', '/any/services');
+denied('POST', '/raw/services');
+
+# only that one kind of POST, and only where the path really says so
+denied($_, '/admin/schemas/services/validate') for qw(PUT PATCH DELETE);
+denied('POST', $_) for (
+    '/admin/schemas/services',
+    '/admin/schemas',
+    '/admin/schemas/validate',
+    '/admin/schemas//validate',
+    '/admin/schemas/a/validated',
+    '/admin/schemas/a/b/c/validate/x',
+    '/admin/Schemas/a/Validate',
+    '/admin/validate',
+    '/admin/services?/schemas/a/validate',
+    '/admin/services?x=/schemas/a/validate',
+    '/admin/services/schemas%2fa%2fvalidate',
+    '/admin/services/schemas%2Fa%2Fvalidate',
+    '/admin/schemas%2fa%2fvalidate',
+    '/admin/schemas/a%2fvalidate',
+    '/admin/schemas%2fa/validate',
+    '/admin/schemas/..%2fservices/validate',
+    '/admin/schemas/%2e%2e%2fvalidate',
+    '/raw/services/../schemas/a/validate',
+    '/raw/schemas/a/validate/../../../services',
+    '/raw/services/%2e%2e/schemas/a/validate',
+    '/raw/services/schemas%2fa%2fvalidate');
+
+denied('POST', '/admin/services', 'X-HTTP-Method-Override: GET');
+denied('POST', '/admin/services', 'X-Original-URL: /schemas/a/validate');
+
+# the body is not taken for the next request
+my $c = $t->connect;
+$c->send($c->format_request('POST', '/admin/services',
+    body => "GET /admin/evil HTTP/1.1\r\nHost: a\r\n\r\n")
+    . $c->format_request('GET', '/admin/good'));
+is($c->response->{status}, 503, 'a request with a body is denied');
+$r = $c->response;
+ok(!$r || $r->{body} =~ m{GET /good}, 'the next one is the one sent');
+$c->close_now;
+
+$r = $t->http('front', 'POST', '/admin/services', body => 'x' x 5_000_000);
+is_json($r, 503, { code => 'frozen' }, 'a big body');
+
+$r = $t->http('front', 'POST', '/admin/services', body => 'x',
+    headers => ['Expect: 100-continue']);
+is_json($r, 503, { code => 'frozen' }, 'Expect: 100-continue');
+
+$r = $t->http('front', 'POST', '/admin/services',
+    body => "3\r\nabc\r\n0\r\n\r\n", headers => ['Transfer-Encoding: chunked']);
+is_json($r, 503, { code => 'frozen' }, 'a chunked body');
+
+passes('POST', '/free/services');
+passes('POST', '/other/services');
+passes('POST', '/');
+
+# it holds in every worker, and for what was asked on an open connection
+my %seen;
+for (1 .. 200) {
+    my $r = call('DELETE', '/admin/services/x') or next;
+    $seen{ $r->{headers}{'x-worker'} // 'none' }{ $r->{status} }++;
+}
+is_deeply([sort map { keys %$_ } values %seen], ['503', '503'],
+    'in every worker')
+    or diag(explain(\%seen));
+
+ok($front->reload, 'reload');
+denied('POST', '/admin/services');
+$front->kill_all;
+ok($front->start, 'start after kill -9 of all');
+denied('POST', '/admin/services');
+
+$t->put('freeze', { state => 'off' });
+passes('POST', '/admin/services');
+is($t->api('GET', '/shifts/kong/freeze')->{json}{comment}, undef,
+    'the comment of "on" is gone');
+
+# the shifts are frozen one by one
+$t->put('freeze', { state => 'on' }, 'other');
+denied('POST', '/other/services');
+passes('POST', '/admin/services');
+
+for my $case ([{}, 'missing_field'], [{ state => 'ON' }, 'invalid_value'],
+    [{ state => \1 }, 'invalid_type'], [{ state => 'on', x => 1 },
+    'unknown_field'], [{ state => 'on', comment => 'x' x 129 },
+    'invalid_value'])
+{
+    my ($body, $code) = @$case;
+
+    is_json($t->api('PUT', '/shifts/kong/freeze', $body), 400,
+        { code => $code }, 'refused: ' . to_json($body));
+}
+is_json($t->api('GET', '/shifts/kong/freeze'), 200, { state => 'off' },
+    'and nothing changed');
+
+$t->finish;
