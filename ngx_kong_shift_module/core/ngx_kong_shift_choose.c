@@ -47,6 +47,28 @@ ngx_kong_shift_word(const ngx_kong_shift_state_t *st, unsigned slot)
 }
 
 
+/*
+ * The steps are those of a 32-bit integer hash: each is a bijection, so that
+ * keys stay as evenly spread as their own hash spread them.
+ */
+
+uint32_t
+ngx_kong_shift_mix(uint32_t key, uint32_t seed)
+{
+    uint32_t  h;
+
+    h = key ^ seed;
+
+    h ^= h >> 16;
+    h *= 0x85ebca6b;
+    h ^= h >> 13;
+    h *= 0xc2b2ae35;
+    h ^= h >> 16;
+
+    return h;
+}
+
+
 ngx_kong_shift_choice_t
 ngx_kong_shift_choose(uint64_t word, unsigned gated,
     ngx_kong_shift_pool_e override, const uint32_t *hash, uint64_t *credit)

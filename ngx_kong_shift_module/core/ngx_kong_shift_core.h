@@ -183,7 +183,13 @@ uint64_t ngx_kong_shift_word(const ngx_kong_shift_state_t *st, unsigned slot);
 uint32_t ngx_kong_shift_effective(uint64_t word, unsigned gated);
 
 /*
- * Chooses the pool of one request.  "hash" is the 32-bit hash of the client's
+ * Joins the hash of a client's key with that of the seed, so that the clients
+ * that move first are others for another seed.
+ */
+uint32_t ngx_kong_shift_mix(uint32_t key, uint32_t seed);
+
+/*
+ * Chooses the pool of one request.  "hash" is the mixed hash of the client's
  * key, or NULL when the request has none; then *credit, shared by all workers,
  * diffuses the error so that any N choices in a row hold N * weight +- 1 new.
  */

@@ -27,9 +27,11 @@ typedef struct {
     ngx_http_upstream_srv_conf_t  *pool[2];
 
     ngx_http_complex_value_t      *key;
+    ngx_int_t                      key_index;  /* if it is one variable */
     ngx_str_t                      key_text;
     ngx_http_complex_value_t      *override;
     ngx_str_t                      seed;
+    uint32_t                       seed_hash;
 
     ngx_flag_t                     gate;
     ngx_uint_t                     initialized;
@@ -71,6 +73,7 @@ struct ngx_http_kong_shift_choice_s {
 
 
 typedef struct {
+    ngx_pool_cleanup_t               cleanup;  /* finds it after a redirect */
     ngx_http_kong_shift_choice_t    *choices;  /* the newest first */
     void                            *api;      /* body, or change */
 } ngx_http_kong_shift_ctx_t;

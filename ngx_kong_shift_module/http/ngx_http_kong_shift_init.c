@@ -132,6 +132,8 @@ ngx_http_kong_shift_init_shift(ngx_conf_t *cf,
         kscf->seed = kscf->shift->name;
     }
 
+    kscf->seed_hash = ngx_murmur_hash2(kscf->seed.data, kscf->seed.len);
+
     return NGX_OK;
 }
 

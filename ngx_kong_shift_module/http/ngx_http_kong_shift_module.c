@@ -15,6 +15,7 @@ static char *ngx_http_kong_shift_merge_loc_conf(ngx_conf_t *cf, void *parent,
 
 static char *ngx_http_kong_shift(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+static ngx_uint_t ngx_http_kong_shift_is_variable(ngx_str_t *value);
 static char *ngx_http_kong_shift_key(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_kong_shift_override(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -145,7 +146,9 @@ ngx_http_kong_shift_create_srv_conf(ngx_conf_t *cf)
      *     kscf->pool = { NULL, NULL };
      *     kscf->key = NULL;
      *     kscf->override = NULL;
+     *     kscf->key_text = { 0, NULL };
      *     kscf->seed = { 0, NULL };
+     *     kscf->seed_hash = 0;
      *     kscf->initialized = 0;
      *     kscf->directive = NULL;
      */
@@ -153,6 +156,7 @@ ngx_http_kong_shift_create_srv_conf(ngx_conf_t *cf)
     /* an upstream{} has nothing to inherit, so this is never merged */
 
     kscf->gate = NGX_CONF_UNSET;
+    kscf->key_index = NGX_CONF_UNSET;
 
     return kscf;
 }
@@ -374,12 +378,38 @@ ngx_http_kong_shift(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 }
 
 
+static ngx_uint_t
+ngx_http_kong_shift_is_variable(ngx_str_t *value)
+{
+    u_char      ch;
+    ngx_uint_t  i;
+
+    if (value->len < 2 || value->data[0] != '$') {
+        return 0;
+    }
+
+    for (i = 1; i < value->len; i++) {
+        ch = ngx_tolower(value->data[i]);
+
+        if (!((ch >= 'a' && ch <= 'z') || ch == '_'
+              || (ch >= '0' && ch <= '9')))
+        {
+            return 0;
+        }
+    }
+
+    /* $1 .. $9 are captures, which have no index */
+
+    return value->data[1] < '0' || value->data[1] > '9';
+}
+
+
 static char *
 ngx_http_kong_shift_key(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_http_kong_shift_srv_conf_t  *kscf = conf;
 
-    ngx_str_t                         *value;
+    ngx_str_t                         *value, name;
     ngx_http_compile_complex_value_t   ccv;
 
     if (kscf->key) {
@@ -400,6 +430,18 @@ ngx_http_kong_shift_key(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     kscf->key = ngx_palloc(cf->pool, sizeof(ngx_http_complex_value_t));
     if (kscf->key == NULL) {
         return NGX_CONF_ERROR;
+    }
+
+    /* the usual key, a variable alone, need not be copied for each request */
+
+    if (ngx_http_kong_shift_is_variable(&value[1])) {
+        name.data = value[1].data + 1;
+        name.len = value[1].len - 1;
+
+        kscf->key_index = ngx_http_get_variable_index(cf, &name);
+        if (kscf->key_index == NGX_ERROR) {
+            return NGX_CONF_ERROR;
+        }
     }
 
     ngx_memzero(&ccv, sizeof(ngx_http_compile_complex_value_t));

@@ -7,10 +7,6 @@
 #include "ngx_http_kong_shift.h"
 
 
-/* seed and key together, before memory is allocated for them */
-#define NGX_HTTP_KONG_SHIFT_KEY  256
-
-
 typedef struct {
     void                          *data;
     ngx_uint_t                     tries;
@@ -27,13 +23,13 @@ typedef struct {
 
 
 typedef struct {
-    ngx_http_kong_shift_pool_data_t  pool[2];
-    ngx_uint_t                       current;
+    ngx_http_kong_shift_pool_data_t  pool;
+    ngx_http_kong_shift_choice_t     choice;   /* unless there was one */
 } ngx_http_kong_shift_peer_data_t;
 
 
-static ngx_http_kong_shift_choice_t *ngx_http_kong_shift_add_choice(
-    ngx_http_request_t *r, ngx_http_kong_shift_srv_conf_t *kscf);
+static ngx_int_t ngx_http_kong_shift_add_choice(ngx_http_request_t *r,
+    ngx_http_kong_shift_choice_t *choice);
 static ngx_int_t ngx_http_kong_shift_choose_pool(ngx_http_request_t *r,
     ngx_http_kong_shift_choice_t *choice);
 static ngx_int_t ngx_http_kong_shift_get_override(ngx_http_request_t *r,
@@ -100,6 +96,11 @@ ngx_http_kong_shift_init_peer(ngx_http_request_t *r,
 
     kscf = ngx_http_conf_upstream_srv_conf(us, ngx_http_kong_shift_module);
 
+    kp = ngx_palloc(r->pool, sizeof(ngx_http_kong_shift_peer_data_t));
+    if (kp == NULL) {
+        return NGX_ERROR;
+    }
+
     /* subrequests and redirects stay where their main request went */
 
     for (choice = ngx_http_kong_shift_get_choice(r);
@@ -112,21 +113,20 @@ ngx_http_kong_shift_init_peer(ngx_http_request_t *r,
     }
 
     if (choice == NULL) {
-        choice = ngx_http_kong_shift_add_choice(r, kscf);
-        if (choice == NULL) {
+        choice = &kp->choice;
+        choice->kscf = kscf;
+
+        if (ngx_http_kong_shift_choose_pool(r, choice) != NGX_OK
+            || ngx_http_kong_shift_add_choice(r, choice) != NGX_OK)
+        {
             return NGX_ERROR;
         }
     }
 
-    kp = ngx_palloc(r->pool, sizeof(ngx_http_kong_shift_peer_data_t));
-    if (kp == NULL) {
-        return NGX_ERROR;
-    }
+    pool = &kp->pool;
 
-    kp->current = choice->choice.pool;
-    pool = &kp->pool[kp->current];
-
-    if (ngx_http_kong_shift_init_pool(r, kscf->pool[kp->current], pool)
+    if (ngx_http_kong_shift_init_pool(r, kscf->pool[choice->choice.pool],
+                                      pool)
         != NGX_OK)
     {
         return NGX_ERROR;
@@ -175,47 +175,37 @@ ngx_http_kong_shift_get_choice(ngx_http_request_t *r)
 }
 
 
-static ngx_http_kong_shift_choice_t *
+static ngx_int_t
 ngx_http_kong_shift_add_choice(ngx_http_request_t *r,
-    ngx_http_kong_shift_srv_conf_t *kscf)
+    ngx_http_kong_shift_choice_t *choice)
 {
-    ngx_pool_cleanup_t            *cln;
-    ngx_http_kong_shift_ctx_t     *ctx;
-    ngx_http_kong_shift_choice_t  *choice;
+    ngx_http_kong_shift_ctx_t  *ctx;
 
-    choice = ngx_palloc(r->pool, sizeof(ngx_http_kong_shift_choice_t));
-    if (choice == NULL) {
-        return NULL;
-    }
+    r = r->main;
 
-    ctx = ngx_http_get_module_ctx(r->main, ngx_http_kong_shift_module);
+    ctx = ngx_http_get_module_ctx(r, ngx_http_kong_shift_module);
 
     if (ctx == NULL) {
-        cln = ngx_pool_cleanup_add(r->main->pool,
-                                   sizeof(ngx_http_kong_shift_ctx_t));
-        if (cln == NULL) {
-            return NULL;
+        ctx = ngx_palloc(r->pool, sizeof(ngx_http_kong_shift_ctx_t));
+        if (ctx == NULL) {
+            return NGX_ERROR;
         }
 
-        cln->handler = ngx_http_kong_shift_cleanup;
+        ctx->cleanup.handler = ngx_http_kong_shift_cleanup;
+        ctx->cleanup.data = ctx;
+        ctx->cleanup.next = r->pool->cleanup;
+        r->pool->cleanup = &ctx->cleanup;
 
-        ctx = cln->data;
         ctx->choices = NULL;
         ctx->api = NULL;
 
-        ngx_http_set_ctx(r->main, ctx, ngx_http_kong_shift_module);
-    }
-
-    choice->kscf = kscf;
-
-    if (ngx_http_kong_shift_choose_pool(r, choice) != NGX_OK) {
-        return NULL;
+        ngx_http_set_ctx(r, ctx, ngx_http_kong_shift_module);
     }
 
     choice->next = ctx->choices;
     ctx->choices = choice;
 
-    return choice;
+    return NGX_OK;
 }
 
 
@@ -312,11 +302,20 @@ static ngx_int_t
 ngx_http_kong_shift_get_hash(ngx_http_request_t *r,
     ngx_http_kong_shift_srv_conf_t *kscf, uint32_t *hash)
 {
-    u_char     *p, buf[NGX_HTTP_KONG_SHIFT_KEY];
-    size_t      len;
-    ngx_str_t   value;
+    ngx_str_t                   value;
+    ngx_http_variable_value_t  *vv;
 
-    if (ngx_http_complex_value(r, kscf->key, &value) != NGX_OK) {
+    if (kscf->key_index != NGX_CONF_UNSET) {
+        vv = ngx_http_get_flushed_variable(r, kscf->key_index);
+
+        if (vv == NULL || vv->not_found) {
+            return NGX_DECLINED;
+        }
+
+        value.len = vv->len;
+        value.data = vv->data;
+
+    } else if (ngx_http_complex_value(r, kscf->key, &value) != NGX_OK) {
         return NGX_ERROR;
     }
 
@@ -324,20 +323,8 @@ ngx_http_kong_shift_get_hash(ngx_http_request_t *r,
         return NGX_DECLINED;
     }
 
-    len = kscf->seed.len + value.len;
-    p = buf;
-
-    if (len > sizeof(buf)) {
-        p = ngx_pnalloc(r->pool, len);
-        if (p == NULL) {
-            return NGX_ERROR;
-        }
-    }
-
-    ngx_memcpy(ngx_cpymem(p, kscf->seed.data, kscf->seed.len), value.data,
-               value.len);
-
-    *hash = ngx_murmur_hash2(p, len);
+    *hash = ngx_kong_shift_mix(ngx_murmur_hash2(value.data, value.len),
+                               kscf->seed_hash);
 
     return NGX_OK;
 }
@@ -386,7 +373,7 @@ ngx_http_kong_shift_get_peer(ngx_peer_connection_t *pc, void *data)
 
     ngx_http_kong_shift_pool_data_t  *pool;
 
-    pool = &kp->pool[kp->current];
+    pool = &kp->pool;
 
     return pool->get(pc, pool->data);
 }
@@ -400,7 +387,7 @@ ngx_http_kong_shift_free_peer(ngx_peer_connection_t *pc, void *data,
 
     ngx_http_kong_shift_pool_data_t  *pool;
 
-    pool = &kp->pool[kp->current];
+    pool = &kp->pool;
 
     /*
      * pc->tries is what the request may still do, within the limits of nginx;
@@ -421,7 +408,7 @@ ngx_http_kong_shift_notify_peer(ngx_peer_connection_t *pc, void *data,
 
     ngx_http_kong_shift_pool_data_t  *pool;
 
-    pool = &kp->pool[kp->current];
+    pool = &kp->pool;
 
     pool->notify(pc, pool->data, type);
 }
@@ -436,7 +423,7 @@ ngx_http_kong_shift_set_session(ngx_peer_connection_t *pc, void *data)
 
     ngx_http_kong_shift_pool_data_t  *pool;
 
-    pool = &kp->pool[kp->current];
+    pool = &kp->pool;
 
     return pool->set_session(pc, pool->data);
 }
@@ -449,7 +436,7 @@ ngx_http_kong_shift_save_session(ngx_peer_connection_t *pc, void *data)
 
     ngx_http_kong_shift_pool_data_t  *pool;
 
-    pool = &kp->pool[kp->current];
+    pool = &kp->pool;
 
     pool->save_session(pc, pool->data);
 }
