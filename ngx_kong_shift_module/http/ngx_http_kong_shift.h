@@ -51,6 +51,7 @@ typedef struct {
     ngx_uint_t                     api;        /* unsigned  api:1; */
     ngx_uint_t                     write;      /* unsigned  write:1; */
     size_t                         max_body;
+    ngx_array_t                    names;      /* ngx_http_server_name_t */
 
     ngx_str_t                      freeze_name;
     ngx_kong_shift_t              *freeze;     /* after configuration */
@@ -85,8 +86,8 @@ typedef struct {
     ngx_uint_t                     status;
     const char                    *title;
     const char                    *code;
-    const char                    *field;      /* or NULL */
-    const char                    *text;       /* about the field */
+    char                           field[NGX_KONG_SHIFT_COMMENT_SIZE];
+    const char                    *text;       /* about the field, or NULL */
     json_int_t                     current;    /* generation, or 0 */
     ngx_uint_t                     retry;      /* seconds, or 0 */
     const char                    *allow;      /* or NULL */

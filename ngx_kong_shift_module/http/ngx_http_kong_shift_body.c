@@ -210,6 +210,14 @@ ngx_http_kong_shift_parse_body(u_char *text, size_t len, ngx_uint_t optional,
         return NGX_ERROR;
     }
 
+    /* the parser takes a zero byte for the end */
+
+    if (ngx_strlchr(text, text + len, '\0')) {
+        ngx_http_kong_shift_set_problem(problem, "invalid_json",
+                                        "the body has a zero byte");
+        return NGX_ERROR;
+    }
+
     body = json_loadb((char *) text, len,
                       JSON_REJECT_DUPLICATES|JSON_DECODE_ANY, &error);
 
@@ -490,6 +498,7 @@ ngx_http_kong_shift_get_fields(json_t *object, const char *where,
     ngx_http_kong_shift_field_t *fields,
     ngx_http_kong_shift_problem_t *problem)
 {
+    char                          name[NGX_KONG_SHIFT_COMMENT_SIZE];
     json_t                       *value;
     const char                   *key;
     ngx_http_kong_shift_field_t  *f;
@@ -516,10 +525,12 @@ ngx_http_kong_shift_get_fields(json_t *object, const char *where,
         }
 
         if (f->name == NULL) {
-            ngx_http_kong_shift_set_problem(problem, "unknown_field",
-                                            "field \"%s%s\" is not known",
-                                            where, key);
-            return NGX_ERROR;
+            *ngx_snprintf((u_char *) name, sizeof(name) - 1, "%s%s", where,
+                          key)
+                = '\0';
+
+            return ngx_http_kong_shift_field_problem(problem, "unknown_field",
+                                                     name, "is not known");
         }
     }
 
@@ -623,8 +634,10 @@ ngx_http_kong_shift_field_problem(ngx_http_kong_shift_problem_t *problem,
 {
     ngx_http_kong_shift_set_problem(problem, code, "\"%s\" %s", field, text);
 
-    problem->field = field;
     problem->text = text;
+
+    ngx_cpystrn((u_char *) problem->field, (u_char *) field,
+                sizeof(problem->field));
 
     return NGX_ERROR;
 }

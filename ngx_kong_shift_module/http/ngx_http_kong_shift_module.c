@@ -13,6 +13,11 @@ static void *ngx_http_kong_shift_create_loc_conf(ngx_conf_t *cf);
 static char *ngx_http_kong_shift_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 
+static ngx_int_t ngx_http_kong_shift_merge_api(ngx_conf_t *cf,
+    ngx_http_kong_shift_loc_conf_t *conf);
+static void ngx_http_kong_shift_note(ngx_conf_t *cf,
+    ngx_http_kong_shift_srv_conf_t *kscf, const char *directive);
+
 static char *ngx_http_kong_shift(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static ngx_uint_t ngx_http_kong_shift_is_variable(ngx_str_t *value);
@@ -175,26 +180,13 @@ ngx_http_kong_shift_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_kong_shift_loc_conf_t  *prev = parent;
     ngx_http_kong_shift_loc_conf_t  *conf = child;
 
-    ngx_http_core_loc_conf_t          *clcf;
     ngx_http_kong_shift_loc_conf_t   **kslcf;
     ngx_http_kong_shift_main_conf_t   *ksmcf;
 
     /* "api" is not inherited: a handler belongs to its own location */
 
-    if (conf->api) {
-        clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
-
-        /* the limit is kept here, where exceeding it is told in JSON */
-
-        conf->max_body = NGX_HTTP_KONG_SHIFT_BODY;
-
-        if (clcf->client_max_body_size
-            && clcf->client_max_body_size < NGX_HTTP_KONG_SHIFT_BODY)
-        {
-            conf->max_body = (size_t) clcf->client_max_body_size;
-        }
-
-        clcf->client_max_body_size = 0;
+    if (conf->api && ngx_http_kong_shift_merge_api(cf, conf) != NGX_OK) {
+        return NGX_CONF_ERROR;
     }
 
     if (conf->freeze_name.len == 0) {
@@ -218,6 +210,50 @@ ngx_http_kong_shift_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     *kslcf = conf;
 
     return NGX_CONF_OK;
+}
+
+
+static ngx_int_t
+ngx_http_kong_shift_merge_api(ngx_conf_t *cf,
+    ngx_http_kong_shift_loc_conf_t *conf)
+{
+    void                      *names;
+    ngx_http_core_loc_conf_t  *clcf;
+    ngx_http_core_srv_conf_t  *cscf;
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+    cscf = ngx_http_conf_get_module_srv_conf(cf, ngx_http_core_module);
+
+    /* the limit is kept by the handler, which tells it in JSON */
+
+    conf->max_body = NGX_HTTP_KONG_SHIFT_BODY;
+
+    if (clcf->client_max_body_size
+        && clcf->client_max_body_size < NGX_HTTP_KONG_SHIFT_BODY)
+    {
+        conf->max_body = (size_t) clcf->client_max_body_size;
+    }
+
+    clcf->client_max_body_size = 0;
+
+    /* nginx keeps its own list only while it reads the configuration */
+
+    if (ngx_array_init(&conf->names, cf->pool, cscf->server_names.nelts + 1,
+                       sizeof(ngx_http_server_name_t))
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    names = ngx_array_push_n(&conf->names, cscf->server_names.nelts);
+    if (names == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_memcpy(names, cscf->server_names.elts,
+               cscf->server_names.nelts * sizeof(ngx_http_server_name_t));
+
+    return NGX_OK;
 }
 
 

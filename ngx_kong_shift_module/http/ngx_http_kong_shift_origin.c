@@ -110,16 +110,16 @@ ngx_http_kong_shift_is_own_host(ngx_http_request_t *r)
 static ngx_uint_t
 ngx_http_kong_shift_is_server_name(ngx_http_request_t *r, ngx_str_t *host)
 {
-    ngx_str_t                  name;
-    ngx_uint_t                 i;
-    ngx_http_server_name_t    *sn;
-    ngx_http_core_srv_conf_t  *cscf;
+    ngx_str_t                        name;
+    ngx_uint_t                       i;
+    ngx_http_server_name_t          *sn;
+    ngx_http_kong_shift_loc_conf_t  *kslcf;
 
-    cscf = ngx_http_get_module_srv_conf(r, ngx_http_core_module);
+    kslcf = ngx_http_get_module_loc_conf(r, ngx_http_kong_shift_module);
 
-    sn = cscf->server_names.elts;
+    sn = kslcf->names.elts;
 
-    for (i = 0; i < cscf->server_names.nelts; i++) {
+    for (i = 0; i < kslcf->names.nelts; i++) {
 
 #if (NGX_PCRE)
 

@@ -18,6 +18,8 @@ static ngx_int_t ngx_http_kong_shift_send(ngx_http_request_t *r,
     ngx_uint_t status, const char *type, json_t *json);
 static ngx_int_t ngx_http_kong_shift_add_header(ngx_http_request_t *r,
     const char *name, const char *fmt, ...);
+static void ngx_http_kong_shift_json_saved(ngx_kong_shift_conf_t *conf,
+    ngx_kong_shift_snapshot_t *snap, json_t *json);
 static json_t *ngx_http_kong_shift_json_flags(uint64_t word,
     ngx_uint_t gated);
 
@@ -111,7 +113,7 @@ ngx_http_kong_shift_send_problem(ngx_http_request_t *r,
                      "status", (int) problem->status, "detail", detail,
                      "code", problem->code);
 
-    if (json && problem->field) {
+    if (json && problem->text) {
         (void) json_object_set_new(json, "fields",
                                    json_pack("{ss}", problem->field,
                                              problem->text));
@@ -285,10 +287,7 @@ ngx_http_kong_shift_json_weight(ngx_kong_shift_conf_t *conf,
                      "aborted", (int) snap->state.aborted,
                      "generation", (json_int_t) snap->state.generation);
 
-    if (json && conf->state.len) {
-        (void) json_object_set_new(json, "saved",
-                                   json_boolean(!snap->unsaved));
-    }
+    ngx_http_kong_shift_json_saved(conf, snap, json);
 
     return json;
 }
@@ -330,6 +329,8 @@ ngx_http_kong_shift_json_gate(ngx_kong_shift_conf_t *conf,
                                    json_string(st->gate_comment));
     }
 
+    ngx_http_kong_shift_json_saved(conf, snap, json);
+
     return json;
 }
 
@@ -352,6 +353,8 @@ ngx_http_kong_shift_json_freeze(ngx_kong_shift_conf_t *conf,
                                    json_string(st->freeze_comment));
     }
 
+    ngx_http_kong_shift_json_saved(conf, snap, json);
+
     return json;
 }
 
@@ -360,7 +363,7 @@ json_t *
 ngx_http_kong_shift_json_shift(ngx_kong_shift_conf_t *conf,
     ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_snapshot_t *snap)
 {
-    json_t     *json, *weight, *key;
+    json_t     *json, *weight, *gate, *freeze, *key;
     ngx_str_t  *old, *new;
 
     old = &kscf->pool[NGX_KONG_SHIFT_OLD]->host;
@@ -371,10 +374,18 @@ ngx_http_kong_shift_json_shift(ngx_kong_shift_conf_t *conf,
                     : json_null();
 
     weight = ngx_http_kong_shift_json_weight(conf, kscf, snap);
+    gate = ngx_http_kong_shift_json_gate(conf, kscf, snap);
+    freeze = ngx_http_kong_shift_json_freeze(conf, kscf, snap);
 
-    (void) json_object_del(weight, "generation");
+    /* these stand once, for all of the shift */
+
     (void) json_object_del(weight, "aborted");
+    (void) json_object_del(weight, "generation");
     (void) json_object_del(weight, "saved");
+    (void) json_object_del(gate, "generation");
+    (void) json_object_del(gate, "saved");
+    (void) json_object_del(freeze, "generation");
+    (void) json_object_del(freeze, "saved");
 
     json = json_pack("{ss%, sI, so, sb, so, so, s{s{ss%}, s{ss%}}, so, ss%,"
                      " so}",
@@ -382,9 +393,8 @@ ngx_http_kong_shift_json_shift(ngx_kong_shift_conf_t *conf,
                      "generation", (json_int_t) snap->state.generation,
                      "weight", weight,
                      "aborted", (int) snap->state.aborted,
-                     "gate", ngx_http_kong_shift_json_gate(conf, kscf, snap),
-                     "freeze",
-                     ngx_http_kong_shift_json_freeze(conf, kscf, snap),
+                     "gate", gate,
+                     "freeze", freeze,
                      "pools",
                      "old", "upstream", old->data, old->len,
                      "new", "upstream", new->data, new->len,
@@ -392,12 +402,20 @@ ngx_http_kong_shift_json_shift(ngx_kong_shift_conf_t *conf,
                      "seed", kscf->seed.data, kscf->seed.len,
                      "changed", ngx_kong_shift_json_time(snap->state.changed));
 
-    if (json && conf->state.len) {
+    ngx_http_kong_shift_json_saved(conf, snap, json);
+
+    return json;
+}
+
+
+static void
+ngx_http_kong_shift_json_saved(ngx_kong_shift_conf_t *conf,
+    ngx_kong_shift_snapshot_t *snap, json_t *json)
+{
+    if (conf->state.len) {
         (void) json_object_set_new(json, "saved",
                                    json_boolean(!snap->unsaved));
     }
-
-    return json;
 }
 
 
