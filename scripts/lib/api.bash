@@ -24,6 +24,10 @@ http() {
         HTTP_ERROR=$(log_says "$SCRATCH/curl.err")
         return 1
     fi
+    if [[ ! $HTTP_STATUS =~ ^[1-5][0-9][0-9]$ ]]; then
+        HTTP_ERROR="curl gave no status"
+        return 1
+    fi
     # A NUL cannot be kept in a variable, and no honest answer has one.
     HTTP_BODY=$(tr -d '\0' <"$SCRATCH/body")
 }
@@ -31,6 +35,13 @@ http() {
 # field FILTER: from the last answer; empty when absent or not JSON.
 field() {
     jq -r "($1) // empty" 2>/dev/null <<<"$HTTP_BODY" || true
+}
+
+# holds JSON FILTER [OPTION]...: the filter gives true; a jq that gives nothing is no proof.
+holds() {
+    local json=$1 filter=$2
+    shift 2
+    [[ $(jq -s "$@" "length > 0 and all(.[]; $filter)" 2>/dev/null <<<"$json") = true ]]
 }
 
 # Why an endpoint said no, in its own words when it has some.
@@ -68,9 +79,8 @@ lb_read_all() {
     LB_STATE=()
     for i in "${!LBS[@]}"; do
         lb_must "${LBS[i]}" "reading the shift ${SETTING[shift]}" GET ''
-        jq -e '(.weight.new | numbers) and (.weight.effective | numbers) and .gate.state and .freeze.state' \
-            >/dev/null 2>&1 <<<"$HTTP_BODY" \
-            || unknown "${LBS[i]}: this is no answer of a kong_shift_api, look at the setting lb: $(head -c 80 <<<"$HTTP_BODY")"
+        holds "$HTTP_BODY" '(.weight | map_values(type)) as $types
+            | $types.new == "number" and $types.effective == "number" and .gate.state != null and .freeze.state != null' || unknown "${LBS[i]}: this is no answer of a kong_shift_api, look at the setting lb: $(head -c 80 <<<"$HTTP_BODY")"
         LB_STATE[i]=$HTTP_BODY
     done
 }
@@ -90,8 +100,7 @@ lb_put_all() {
     done
     for i in "${!LBS[@]}"; do
         lb_must "${LBS[i]}" "reading the $path back" GET "/$path"
-        jq -e --argjson wanted "$wanted" "($filter) == \$wanted" >/dev/null 2>&1 <<<"$HTTP_BODY" \
-            || unknown "${LBS[i]}: the $path was accepted, but reads back as $(head -c 200 <<<"$HTTP_BODY"); somebody else changes it too"
+        holds "$HTTP_BODY" "($filter) == \$wanted" --argjson wanted "$wanted" || unknown "${LBS[i]}: the $path was accepted, but reads back as $(head -c 200 <<<"$HTTP_BODY"); somebody else changes it too"
     done
 }
 

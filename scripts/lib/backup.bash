@@ -26,12 +26,12 @@ phase_backup() {
         return
     fi
 
-    id=x-$(date -u +%Y%m%dT%H%M%SZ)
+    id=x-$(now %Y%m%dT%H%M%SZ)
     rm -f -- "$dir"/x-*.tmp
     backup_take "$dir/$id.dump.tmp" "$dir/$id.digest.json.tmp"
     pg_restore -l "$dir/$id.dump.tmp" >"$SCRATCH/list" 2>"$SCRATCH/list.err" \
         || failed "the dump cannot be read back: $(log_says "$SCRATCH/list.err")"
-    grep -q 'TABLE DATA .* schema_meta ' "$SCRATCH/list" \
+    [[ $(<"$SCRATCH/list") =~ TABLE\ DATA\ [^$'\n']*\ schema_meta\  ]] \
         || failed "the dump holds no data of schema_meta, so it is not a whole Kong database"
 
     sync -- "$dir/$id.dump.tmp" "$dir/$id.digest.json.tmp"
@@ -40,7 +40,7 @@ phase_backup() {
     jq -n --arg id "$id" --arg source "$identity" --arg dump "$dir/$id.dump" \
         --arg baseline "$dir/$id.digest.json" --arg sha256 "$(backup_sha256 "$dir/$id.dump")" \
         '{$id, $source, $dump, $baseline, $sha256}' | save "$dir/backup.json"
-    backup_load
+    backup_load || failed "$dir/backup.json does not say what was just written to it"
     evidence dump "$BACKUP"
     evidence sha256 "$(backup_field .sha256)"
     say "      $dir/$id.dump, $(stat -c %s -- "$dir/$id.dump") bytes"
@@ -61,6 +61,7 @@ backup_field() {
 backup_sha256() {
     local sum
     sum=$(sha256sum <"$1")
+    [[ $sum =~ ^[0-9a-f]{64}\  ]] || failed "sha256sum of $1 printed no sum"
     printf '%s' "${sum%% *}"
 }
 
@@ -75,7 +76,7 @@ backup_is_good() {
 # drift_of_x: what changed in X since the baseline, into REPLY; empty is good.
 drift_of_x() {
     digest x "$SCRATCH/x.json"
-    REPLY=$(digest_compare drift "$BASELINE" "$SCRATCH/x.json")
+    digest_compare drift "$BASELINE" "$SCRATCH/x.json"
 }
 
 # backup_take DUMP DIGEST: both from one snapshot. The session that exports it

@@ -53,7 +53,8 @@ cmd_cp_status() {
     else
         jq -r '.[] | "\(.time)  \(.step): \(.result)\(if .reason then ", " + .reason else "" end)"' <<<"$steps"
         printf 'database %s: %s\n' "$(db_label y)" "$target"
-        status_print || true
+        ( status_print ) || true
     fi
-    return $(( code ? code : STATUS_CODE ))
+    (( code = code ? code : STATUS_CODE )) && end "$code"
+    return 0
 }

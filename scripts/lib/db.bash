@@ -45,6 +45,14 @@ sql() {
     (( status == 0 )) || sql_failed "$which" "$status" "$SCRATCH/psql.err"
 }
 
+# sql_row: the one row of a query that is never empty.
+sql_row() {
+    local row
+    row=$(sql "$@")
+    [[ -n $row ]] || unknown "database $(db_label "${1%-admin}"): psql printed nothing where a row was due"
+    printf '%s' "$row"
+}
+
 sql_failed() {
     local which=$1 status=$2 errors=$3 code=$EXIT_FAILED where text
     where="database $(db_label "${which%-admin}")"

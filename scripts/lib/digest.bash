@@ -87,11 +87,13 @@ digest_child() {
     { echo 'BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;'; digest_sql; echo 'COMMIT;'; } | sql "$1" >"$2"
 }
 
-# digest_compare HOW BEFORE AFTER: one line per difference; none is good.
+# digest_compare HOW BEFORE AFTER: the differences, into REPLY; empty is good.
 # HOW is exact (all of it), drift (all that only an admin changes) or migrated
 # (tables and keys of what there was before).
 digest_compare() {
-    jq -rn --arg how "$1" --slurpfile before "$2" --slurpfile after "$3" \
+    local list
+    # The last word proves that jq came to the end; silence would pass for equality.
+    list=$(jq -rn --arg how "$1" --slurpfile before "$2" --slurpfile after "$3" \
         --argjson volatile "$(jq -nc '$ARGS.positional' --args "${DB_VOLATILE[@]}" \
             "$([[ $1 != migrated ]] || echo schema_meta)")" \
         --argjson replaced "$(jq -nc '$ARGS.positional' --args "${DB_REPLACED[@]}")" '
@@ -99,23 +101,28 @@ digest_compare() {
         def watched: $how == "exact" or
             (.table != null and (.table | split(".") | last | IN($volatile[]) | not));
 
+        def difference($x; $y):
+            if $y == null then
+                if $how == "migrated" and ($x.rows == 0 or (.table | IN($replaced[]))) then empty
+                else "is missing (had \($x.rows) rows)" end
+            elif $x == null then
+                if $how == "migrated" then empty else "is new (\($y.rows) rows)" end
+            elif $how == "exact" then
+                if $x.rows != $y.rows then "has \($y.rows) instead of \($x.rows)"
+                elif $x.all != $y.all then "differs in content"
+                else empty end
+            elif $x.kept != $y.kept then "has \($y.kept) rows instead of \($x.kept)"
+            elif $x.keys != $y.keys then "has other primary keys"
+            elif $how == "drift" and $x.same != $y.same then "has changed rows"
+            else empty end;
+
         ($before[0] | indexed) as $b | ($after[0] | indexed) as $a
-        | ($b[], ($a | to_entries[] | select($b[.key] == null) | .value))
-        | select(watched) | (.table // .object) as $name
-        | $b[$name] as $x | $a[$name] as $y
-        | if $y == null then
-              if $how == "migrated" and ($x.rows == 0 or ($name | IN($replaced[]))) then empty
-              else "\($name) is missing (had \($x.rows) rows)" end
-          elif $x == null then
-              if $how == "migrated" then empty else "\($name) is new (\($y.rows) rows)" end
-          elif $how == "exact" then
-              if $x.rows != $y.rows then "\($name) has \($y.rows) instead of \($x.rows)"
-              elif $x.all != $y.all then "\($name) differs in content"
-              else empty end
-          elif $x.kept != $y.kept then "\($name) has \($y.kept) rows instead of \($x.kept)"
-          elif $x.keys != $y.keys then "\($name) has other primary keys"
-          elif $how == "drift" and $x.same != $y.same then "\($name) has changed rows"
-          else empty end'
+        | ($b + $a | to_entries[] | .key as $name | .value | select(watched)
+            | "\($name) \(difference($b[$name]; $a[$name]))"), "end"')
+    [[ $list = *end ]] || failed "two digests could not be compared"
+    list=${list%end}
+    REPLY=${list%$'\n'}
+    REPLY=${REPLY//$'\n'/; }
 }
 
 # digest_rewritten BEFORE AFTER: tables whose content a migration changed.

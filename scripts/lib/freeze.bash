@@ -55,5 +55,5 @@ phase_unfreeze() {
 
 # lb_all FILTER: true of every load balancer that lb_read_all saw.
 lb_all() {
-    printf '%s\n' "${LB_STATE[@]}" | jq -se "all(.[]; $1)" >/dev/null
+    holds "${LB_STATE[*]}" "$1"
 }

@@ -21,7 +21,7 @@ work_dir_open() {
     fi
     printf '%s\n' "$$" >"$dir/lock"
 
-    RUN=$(date -u +%Y%m%dT%H%M%SZ)-$$
+    RUN=$(now %Y%m%dT%H%M%SZ)-$$
     # bash keeps the lock in a close-on-exec copy, so that a daemon which one
     # of the steps starts cannot take the lock with it.
     "$@" 9>&-
@@ -31,7 +31,7 @@ work_dir_open() {
 journal() {
     local event=$1 file=${SETTING[work_dir]}/journal.jsonl
     shift
-    if ! jq -nc --arg time "$(date -u +%Y-%m-%dT%H:%M:%S.%3NZ)" --arg run "$RUN" --arg command "$COMMAND" \
+    if ! jq -nc --arg time "$(now %Y-%m-%dT%H:%M:%S).${EPOCHREALTIME: -6:3}Z" --arg run "$RUN" --arg command "$COMMAND" \
         --arg step "$STEP" --arg event "$event" '
         {$time, $run, $command, $step, $event} + ($ARGS.positional as $p
             | [range(0; $p | length; 2) | {key: $p[.], value: $p[. + 1]}] | from_entries)

@@ -76,7 +76,7 @@ kong_schema() {
         *) REPLY=error ;;
     esac
     # A command that did nothing ends with 0 as well.
-    [[ $REPLY != current ]] || grep -q '^Executed migrations' -- "$KONG_LOG" || REPLY=error
+    [[ $REPLY != current ]] || [[ $(<"$KONG_LOG") = *'Executed migrations'* ]] || REPLY=error
 }
 
 # version_compare A B: REPLY is -1, 0 or 1.

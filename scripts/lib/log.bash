@@ -10,6 +10,7 @@ readonly EXIT_BUSY=5        # another run works in the same folder
 COMMAND=
 SCRATCH=
 CHILD=
+FAULT=
 STEP=
 
 say() {
@@ -23,6 +24,17 @@ say() {
 
 warn() {
     printf 'kong-shift: warning: %s\n' "$(printable "$*")" >&2
+}
+
+# end CODE: not 0, but everything there is to say has been said.
+end() {
+    : >"$SCRATCH/error"
+    exit "$1"
+}
+
+# now FORMAT: the time, UTC.
+now() {
+    TZ=UTC0 printf "%($1)T" -1
 }
 
 # Text of other programs ends up in messages; it must not drive the terminal.
@@ -64,7 +76,10 @@ confirm() {
 # The folder for what need not outlive the run.
 scratch() {
     [[ -z $SCRATCH ]] || return 0
-    SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/kong-shift.XXXXXXXX")
+    SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/kong-shift.XXXXXXXX") && [[ -d $SCRATCH ]] \
+        || die "$EXIT_FAILED" "no folder for temporary files can be made in ${TMPDIR:-/tmp}"
+    set -E
+    trap 'FAULT="${BASH_SOURCE[0]##*/}:$LINENO"' ERR
     trap 'on_exit $?' EXIT
     trap 'on_signal 129' HUP
     trap 'on_signal 130' INT
@@ -85,6 +100,9 @@ on_exit() {
     trap - EXIT
     set +e
     [[ -z $CHILD ]] || kill_tree "$CHILD"
+    if (( code != 0 )) && [[ ! -e $SCRATCH/error ]]; then
+        ( die "$code" "$COMMAND stopped, a command failed with $code at $FAULT" )
+    fi
     (( code == 0 )) || journal_failure "$code"
     rm -rf -- "$SCRATCH"
     exit "$code"

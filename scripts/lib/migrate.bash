@@ -43,8 +43,11 @@ migrate_need() {
 # Kong waits for a lock as long as lock_timeout, that is for an hour.
 migrate_unlocked() {
     local owner
-    owner=$(sql y <<<"SELECT owner FROM locks WHERE key = 'migrations' AND ttl > now();")
-    [[ -z $owner ]] || refuse \
+    owner=$(sql_row y <<'SQL'
+SELECT coalesce(string_agg(owner, ', '), '-') FROM locks WHERE key = 'migrations' AND ttl > now();
+SQL
+    )
+    [[ $owner = - ]] || refuse \
         "database $(db_label y) is locked for migrations by $owner; nobody else may work on the copy"
 }
 
@@ -71,13 +74,13 @@ $(log_says "$log"); run it again to begin with a fresh copy; log: $log"
 # What the tables themselves say, without any kong in between.
 migrate_read_back() {
     local row
-    row=$(sql y <<'SQL'
+    row=$(sql_row y <<'SQL'
 SELECT coalesce((SELECT string_agg(subsystem, ' ') FROM schema_meta WHERE cardinality(pending) > 0), ''),
     (SELECT string_agg(subsystem || ' ' || coalesce(last_executed, '?'), ', ' ORDER BY subsystem)
         FROM schema_meta WHERE subsystem = 'core');
 SQL
     )
-    [[ ${row%%|*} = '' ]] || failed \
+    [[ $row = '|'* ]] || failed \
         "database $(db_label y) still has pending migrations in schema_meta: ${row%%|*}"
     migrate_unlocked
     evidence schema "${row#*|}"

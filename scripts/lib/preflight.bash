@@ -61,7 +61,7 @@ preflight_balancers() {
 preflight_x() {
     local row server schema_meta pending locks
 
-    row=$(sql x <<'SQL'
+    row=$(sql_row x <<'SQL'
 SELECT current_setting('server_version_num')::int / 10000, to_regclass('schema_meta') IS NOT NULL;
 SQL
     )
@@ -70,12 +70,13 @@ SQL
         "database $(db_label x) has no table schema_meta, so it is not Kong's; look at x.db.*"
     preflight_client "$server"
 
-    row=$(sql x <<'SQL'
+    row=$(sql_row x <<'SQL'
 SELECT coalesce((SELECT string_agg(subsystem, ' ') FROM schema_meta WHERE cardinality(pending) > 0), ''),
     coalesce((SELECT string_agg(owner || ' until ' || to_char(ttl, 'YYYY-MM-DD HH24:MI:SS TZ'), ', ')
         FROM locks WHERE key = 'migrations' AND ttl > now()), '');
 SQL
     )
+    [[ $row = *'|'* ]] || unknown "database $(db_label x): psql printed \"$row\""
     IFS='|' read -r pending locks <<<"$row"
     [[ -z $pending ]] || refuse \
         "database $(db_label x) has pending migrations ($pending); end the earlier upgrade first: kong migrations finish"
@@ -140,7 +141,7 @@ preflight_y_database() {
 
 # Two names of one server are one server: it knows itself by a number.
 db_identity() {
-    sql "$1" name="$2" <<<"SELECT system_identifier || ' ' || :'name' FROM pg_control_system();"
+    sql_row "$1" name="$2" <<<"SELECT system_identifier || ' ' || :'name' FROM pg_control_system();"
 }
 
 preflight_y_node() {

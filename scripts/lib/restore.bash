@@ -59,10 +59,8 @@ restore_child() {
 
 
 restore_compare() {
-    local differences
-    differences=$(digest_compare exact "$BASELINE" "$SCRATCH/y.json")
-    [[ -z $differences ]] || restore_failed \
-        "database $(db_label y) is not what was dumped: ${differences//$'\n'/; }"
+    digest_compare exact "$BASELINE" "$SCRATCH/y.json"
+    [[ -z $REPLY ]] || restore_failed "database $(db_label y) is not what was dumped: $REPLY"
 }
 
 # A dump that did not restore may be the reason, so the next run takes another.
@@ -73,9 +71,12 @@ restore_failed() {
 
 # Data planes Y never met, events it must not act on, locks nobody holds.
 restore_purge() {
-    local table
-    for table in "${DB_PURGED[@]}"; do
-        printf "SELECT format('DELETE FROM %%s', to_regclass('%s')) WHERE to_regclass('%s') IS NOT NULL \\gexec\n" \
-            "$table" "$table"
-    done | sql y
+    local row
+    row=$(
+        for table in "${DB_PURGED[@]}"; do
+            printf "SELECT format('DELETE FROM %%1\$s; SELECT count(*) FROM %%1\$s', name) \
+FROM to_regclass('%s') AS name WHERE name IS NOT NULL \\gexec\n" "$table"
+        done | sql_row y
+    )
+    [[ ! $row =~ [^0[:space:]] ]] || failed "database $(db_label y): emptying ${DB_PURGED[*]} left rows: $row"
 }

@@ -16,7 +16,7 @@ TARGET_MAY_CREATE=0
 target_inspect() {
     local row owned mark
 
-    row=$(sql y-admin name="${SETTING[y.db.name]}" owner="${SETTING[y.db.user]}" <<'SQL'
+    row=$(sql_row y-admin name="${SETTING[y.db.name]}" owner="${SETTING[y.db.user]}" <<'SQL'
 SELECT (SELECT (rolcreatedb OR rolsuper)::int FROM pg_roles WHERE rolname = current_user),
     (SELECT count(*) FROM pg_database WHERE datname = :'name'),
     (SELECT pg_get_userbyid(datdba) = :'owner' FROM pg_database WHERE datname = :'name'),
@@ -31,7 +31,7 @@ SQL
     fi
 
     row=${row#*|} owned=${row%%|*} mark=${row#*|}
-    if [[ $mark = 'kong-shift {'* ]] && jq -e '.state and .backup' >/dev/null 2>&1 <<<"${mark#kong-shift }"; then
+    if [[ $mark = 'kong-shift {'* ]] && holds "${mark#kong-shift }" '.state != null and .backup != null'; then
         TARGET=ours
         TARGET_STATE=$(jq -r .state <<<"${mark#kong-shift }")
         TARGET_BACKUP=$(jq -r .backup <<<"${mark#kong-shift }")
@@ -39,7 +39,7 @@ SQL
     fi
     # An empty one of somebody else may be about to be used.
     [[ $owned = t && ${SETTING[y.db.name]} != "${SETTING[y.db.maintenance]}" ]] || return 0
-    row=$(sql y <<'SQL'
+    row=$(sql_row y <<'SQL'
 SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname NOT LIKE 'pg\_%' AND n.nspname <> 'information_schema';
 SQL
@@ -53,11 +53,14 @@ target_refuse() {
 
 # target_mark STATE: the comment that makes a later run know the database.
 target_mark() {
-    local mark
+    local mark row
     mark="kong-shift $(jq -nc --arg state "$1" --arg backup "$BACKUP" --arg run "$RUN" '{$state, $backup, $run}')"
-    sql y-admin name="${SETTING[y.db.name]}" mark="$mark" user="${SETTING[y.db.user]}" <<'SQL'
+    row=$(sql_row y-admin name="${SETTING[y.db.name]}" mark="$mark" <<'SQL'
 SELECT format('COMMENT ON DATABASE %I IS %L', :'name', :'mark') \gexec
+SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = :'name';
 SQL
+    )
+    [[ $row = "$mark" ]] || failed "database $(db_label y) cannot be marked as made by kong-shift"
     TARGET=ours TARGET_STATE=$1 TARGET_BACKUP=$BACKUP
 }
 
@@ -65,7 +68,7 @@ SQL
 # answers of paged lists, could change under the clients' feet.
 target_create() {
     local row encoding collate ctype
-    row=$(sql x <<'SQL'
+    row=$(sql_row x <<'SQL'
 SELECT pg_encoding_to_char(encoding), datcollate, datctype FROM pg_database WHERE datname = current_database();
 SQL
     )
@@ -91,19 +94,19 @@ take them away first: kong-shift abort"
         say "      stopping CP Y, its database is made anew"
         node_stop
     fi
-    others=$(sql y-admin name="${SETTING[y.db.name]}" <<'SQL'
-SELECT coalesce(string_agg(DISTINCT format('%s (%s)', usename, application_name), ', '), '')
+    others=$(sql_row y-admin name="${SETTING[y.db.name]}" <<'SQL'
+SELECT coalesce(string_agg(DISTINCT format('%s (%s)', usename, application_name), ', '), '-')
 FROM pg_stat_activity WHERE datname = :'name';
 SQL
     )
-    [[ -z $others ]] || refuse \
+    [[ $others = - ]] || refuse \
         "database ${SETTING[y.db.name]} must be made anew, but is in use by $others; end those sessions first"
     (( TARGET_MAY_CREATE )) || refuse \
         "database ${SETTING[y.db.name]} must be made anew, but role ${SETTING[y.db.admin]} may not create databases; \
 drop it and create it empty, owned by ${SETTING[y.db.user]}, or set y.db.admin"
 
     if [[ $TARGET_STATE = started ]]; then
-        target_rename "${SETTING[y.db.name]:0:40}-$(date -u +%Y%m%dT%H%M%SZ)"
+        target_rename "${SETTING[y.db.name]:0:40}-$(now %Y%m%dT%H%M%SZ)"
     else
         sql y-admin name="${SETTING[y.db.name]}" <<'SQL'
 SELECT format('DROP DATABASE %I', :'name') \gexec

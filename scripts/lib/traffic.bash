@@ -95,5 +95,5 @@ status_print() {
             + (if .aborted then ", aborted" else "" end)
             + (if .saved == false then ", NOT saved" else "" end) end)' <<<"$STATUS"
     fi
-    return "$STATUS_CODE"
+    (( STATUS_CODE == 0 )) || end "$STATUS_CODE"
 }

@@ -10,17 +10,15 @@ cmd_cp_verify() {
 }
 
 phase_verify() {
-    local differences
-
     backup_need
     drift_of_x
-    [[ -z $REPLY ]] || failed "database $(db_label x) was written to after the dump: ${REPLY//$'\n'/; }; \
+    [[ -z $REPLY ]] || failed "database $(db_label x) was written to after the dump: $REPLY; \
 run \"kong-shift cp dual-cluster\" again for a fresh copy"
 
     digest y "$SCRATCH/y.json"
-    differences=$(digest_compare migrated "$BASELINE" "$SCRATCH/y.json")
-    [[ -z $differences ]] || failed \
-        "database $(db_label y) does not hold what X holds: ${differences//$'\n'/; }; keep the gate closed"
+    digest_compare migrated "$BASELINE" "$SCRATCH/y.json"
+    [[ -z $REPLY ]] || failed \
+        "database $(db_label y) does not hold what X holds: $REPLY; keep the gate closed"
     evidence tables "$(jq 'map(select(.table)) | length' "$BASELINE")"
     evidence rows "$(jq 'map(.kept // 0) | add' "$BASELINE")"
     evidence rewritten "$(digest_rewritten "$BASELINE" "$SCRATCH/y.json")"
