@@ -94,8 +94,13 @@ sub whole_conf {
     my $temp = join "\n    ", map { "${_}_temp_path temp_$_;" } qw(proxy
         fastcgi uwsgi scgi), 'client_body';
 
+    # a binary upgrade hands on only what is named
+    my $env = join '', map { "env $_;\n" } grep { defined $ENV{$_} }
+        qw(ASAN_OPTIONS LSAN_OPTIONS UBSAN_OPTIONS);
+
     return $self->load_modules . <<"EOC";
 $user
+$env
 daemon on;
 pid nginx.pid;
 error_log logs/error.log @{[ $self->{log_level} // 'info' ]};
