@@ -93,11 +93,11 @@ def load(path, prefix=None, base=None):
     conf = Conf(DEFAULTS)
     conf.update(values)
     conf["prefix"] = os.path.abspath(conf["prefix"])
-    check(conf, values)
+    check(conf)
     return conf
 
 
-def check(conf, given):
+def check(conf):
     """Kong's checks that concern the roles, with Kong's texts."""
     if conf["role"] not in ("traditional", "control_plane", "data_plane"):
         raise ConfError(f"role has an invalid value: '{conf['role']}' (traditional, control_plane, data_plane)")
@@ -113,12 +113,11 @@ def check(conf, given):
         if not conf.has_database:
             raise ConfError("in-memory storage can not be used when role = \"control_plane\"")
     elif conf["role"] == "data_plane":
-        if conf.has_database and "database" in given:
+        if conf.has_database:
             raise ConfError("only in-memory storage can be used when role = \"data_plane\"\n"
                             "Hint: set database = off in your kong.conf")
         if not conf.array("proxy_listen"):
             raise ConfError('proxy_listen must be specified when role = "data_plane"')
-        conf["database"] = "off"
         conf["admin_listen"] = "off"
     if conf["role"] != "traditional":
         for name in ("cluster_cert", "cluster_cert_key"):

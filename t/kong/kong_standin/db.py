@@ -1,10 +1,12 @@
 """PostgreSQL: connections as Kong opens them, and the lock around migrations."""
 
 import contextlib
+import select
 import time
 import uuid
 
 import psycopg2
+from psycopg2 import extensions
 
 from .errors import KongError
 
@@ -16,12 +18,12 @@ def reason(error):
         return "FATAL: " + text.split("FATAL:", 1)[1].strip().splitlines()[0]
     if "Connection refused" in text:
         return "connection refused"
-    if "timeout" in text:
+    if "timeout" in text and "receive_message" not in text:
         return "timeout"
     if "could not translate host name" in text:
         return "[cosocket] DNS resolution failed: dns server error: 3 name error"
     first = text.splitlines()[0] if text else type(error).__name__
-    return first if first.startswith("ERROR:") or not isinstance(error, psycopg2.Error) else "ERROR: " + first
+    return first if first.startswith(("ERROR:", "receive_message:")) or not isinstance(error, psycopg2.Error) else "ERROR: " + first
 
 
 def connect(conf, timeout=None):
@@ -38,6 +40,23 @@ def connect(conf, timeout=None):
         with connection.cursor() as cursor:
             cursor.execute("SELECT set_config('search_path', %s, false)", (conf["pg_schema"],))
     return connection
+
+
+def give_up_after(seconds):
+    """Makes this process leave a statement that takes longer, as Kong does: the server goes on with it."""
+    def wait(connection):
+        end = time.monotonic() + seconds
+        while True:
+            state = connection.poll()
+            if state == extensions.POLL_OK:
+                return
+            left = end - time.monotonic()
+            waiting = [connection.fileno()]
+            ready = select.select(waiting if state == extensions.POLL_READ else [],
+                                  waiting if state == extensions.POLL_WRITE else [], [], max(left, 0))
+            if not any(ready):
+                raise psycopg2.OperationalError("receive_message: failed to get type: timeout")
+    extensions.set_wait_callback(wait)
 
 
 def connect_or_die(conf, timeout=None):

@@ -139,7 +139,6 @@ def execute(connection, conf, migrations, up, teardown):
         if subsystem != current:
             print(f"migrating {subsystem} on database '{conf['pg_database']}'...", flush=True)
             current = subsystem
-        # A statement cut off by the server shows as in Kong: the step fails, the ones before stay done.
         time.sleep(conf.seconds("standin_migration_delay"))
         if up:
             step(connection, "up", name, up_sql)
@@ -222,7 +221,7 @@ def command(conf, version, options):
     """`kong migrations COMMAND`; the exit code."""
     connection = db.connect_or_die(conf, options.db_timeout)
     try:
-        db.run(connection, "SELECT set_config('statement_timeout', %s, false)", (str(int(options.db_timeout * 1000)),))
+        db.give_up_after(options.db_timeout)
         if options.command == "status":
             print_status(get_state(connection, version))
             return 0

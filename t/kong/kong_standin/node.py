@@ -13,8 +13,10 @@ import uuid
 from aiohttp import web
 
 from . import admin, conf as conf_module, control_plane, data_plane, db, plugins
+from .errors import KongError
 from .process import bind, write_log
 from .proxy import Proxy
+from .router import Router
 from .store import reachable
 from .versions import ZERO_HASH
 
@@ -44,7 +46,7 @@ class Node:
         self.admin = admin.Admin(self)
         self.draining = False
         self.requests = self.in_flight = 0
-        self.finish = asyncio.Event()
+        self.finish, self.reloading = asyncio.Event(), asyncio.Lock()
         self.graceful = False
 
     def identity(self):
@@ -89,7 +91,6 @@ class Node:
 
     def apply(self, config):
         """A new configuration takes effect between two requests."""
-        from .router import Router
         priorities = {name: priority for name, (_, priority) in self.plugins.items()}
         self.proxy.router = Router(config, priorities, self.version.has(3, 0))
 
@@ -231,29 +232,27 @@ class Node:
         asyncio.create_task(self.reconfigure())
 
     async def reconfigure(self):
-        values = conf_module.parse_file(self.conf.env_file)
-        fresh = conf_module.Conf(conf_module.DEFAULTS)
-        fresh.update(values)
-        bound = self.rebind(fresh)
-        await self.withdraw(grace=0)
-        self.conf, self.draining = fresh, False
-        self.plugins = plugins.enabled(fresh, self.version)
-        if self.proxy:
-            self.proxy.node = self
-            self.proxy.retire()
-        await self.start(bound)
-
-    def rebind(self, fresh):
-        """Keeps the sockets whose address stays, so that no connection is refused."""
-        if all(conf_module.listeners(fresh, name) == [(h, p, list(f)) for _, (h, p, f) in listeners]
-               for name, listeners in self.bound.items()):
-            return self.bound
-        for listeners in self.bound.values():
-            for listener, _ in listeners:
-                listener.close()
-        for server in self.servers:
-            server.close()
-        return bind(fresh)
+        async with self.reloading:
+            values = conf_module.parse_file(self.conf.env_file)
+            fresh = conf_module.Conf(conf_module.DEFAULTS)
+            fresh.update(values)
+            before = [entry for listeners in self.bound.values() for entry in listeners]
+            try:
+                # An address that stays keeps its socket, so that no connection is refused.
+                bound = bind(fresh, before)
+                enabled = plugins.enabled(fresh, self.version)
+            except (OSError, KongError) as error:
+                self.log("emerg", f"reload failed, the old settings stay: {error}")
+                return
+            await self.withdraw(grace=0)
+            used = [entry for listeners in bound.values() for entry in listeners]
+            for listener, _ in before:
+                if all(listener is not other for other, _ in used):
+                    listener.close()
+            self.conf, self.plugins, self.draining = fresh, enabled, False
+            if self.proxy:
+                self.proxy.retire()
+            await self.start(bound)
 
     async def withdraw(self, grace):
         """Ends the services; the sockets in `bound` stay open."""

@@ -27,27 +27,35 @@ def write_log(conf, level, text):
         pass
 
 
-def bind(conf):
-    """Listening sockets by setting: {name: [(socket, flags)]}. Raises OSError with the address in strerror."""
+def bind(conf, kept=()):
+    """Listening sockets by setting: {name: [(socket, (host, port, flags))]}; those in `kept` with such an address are used
+    again. Raises OSError with the address in strerror."""
     names = {"control_plane": ("admin_listen", "cluster_listen", "status_listen"),
              "data_plane": ("proxy_listen", "status_listen"),
              "traditional": ("proxy_listen", "admin_listen", "status_listen")}[conf["role"]]
+    known = {address: listener for listener, address in kept}
     bound = {}
     for name in names:
         bound[name] = []
         for host, port, flags in conf_module.listeners(conf, name):
-            listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if "reuseport" in flags:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            try:
-                listener.bind((host, port))
-            except OSError as error:
-                raise OSError(error.errno, f"bind() to {host}:{port} failed ({error.errno}: {error.strerror})") from None
-            listener.listen(1024)
-            listener.setblocking(False)
-            bound[name].append((listener, (host, port, tuple(flags))))
+            address = (host, port, tuple(flags))
+            bound[name].append((known.get(address) or listen(*address), address))
     return bound
+
+
+def listen(host, port, flags):
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if "reuseport" in flags:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"bind() to {host}:{port} failed ({error.errno}: {error.strerror})") from None
+    listener.listen(1024)
+    listener.setblocking(False)
+    return listener
 
 
 def running(conf):
