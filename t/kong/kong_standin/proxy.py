@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import secrets
+import select
 import socket
 import ssl
 import time
@@ -132,9 +133,16 @@ class Proxy:
         """Idle connections close, busy ones after their answer: nginx's old workers at a reload or quit."""
         self.closing = closing
         self.retired_before = time.monotonic()
-        for client in list(self.clients):
-            if not self.is_busy(client):
-                client.writer.close()
+        idle = {client.writer.get_extra_info("socket").fileno(): client for client in self.clients
+                if not self.is_busy(client) and not client.writer.is_closing()}
+        poll = select.poll()
+        for descriptor in idle:
+            poll.register(descriptor, select.POLLIN)
+        # A request may have come since the loop looked last: closing now would reset its connection.
+        for descriptor, _ in poll.poll(0):
+            del idle[descriptor]
+        for client in idle.values():
+            client.writer.close()
 
     @staticmethod
     def is_busy(client):
