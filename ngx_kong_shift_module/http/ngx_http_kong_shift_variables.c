@@ -115,7 +115,8 @@ ngx_http_kong_shift_variable(ngx_http_request_t *r,
     v->data = p;
 
     if (data == NGX_HTTP_KONG_SHIFT_VAR_WEIGHT) {
-        weight = ngx_kong_shift_effective(choice->word, choice->kscf->shift->gated);
+        weight = ngx_kong_shift_effective(choice->word,
+                                          choice->kscf->shift->gated);
         p = (u_char *) ngx_kong_shift_format_weight((char *) p, weight);
 
     } else {

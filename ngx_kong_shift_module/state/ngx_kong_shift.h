@@ -268,7 +268,8 @@ ngx_int_t ngx_kong_shift_file_load(ngx_kong_shift_file_t *file);
 /*
  * Replaces the file: temporary file, fsync, rename, fsync of the folder.
  * NGX_OK; NGX_DECLINED when somebody else has replaced the file since
- * file->id was taken; NGX_ERROR with file->err and file->what.
+ * file->id was taken; NGX_BUSY when somebody else was at it for 4 seconds;
+ * NGX_ERROR with file->err and file->what.
  */
 ngx_int_t ngx_kong_shift_file_save(ngx_kong_shift_file_t *file);
 

@@ -4,9 +4,9 @@
  */
 
 
-#include <sys/file.h>
-
 #include "ngx_kong_shift.h"
+
+#include <sys/file.h>
 
 
 /*
@@ -169,10 +169,13 @@ ngx_kong_shift_file_save(ngx_kong_shift_file_t *file)
 
     for (i = 0; flock(dir, LOCK_EX|LOCK_NB) == -1; i++) {
 
-        if ((errno != EWOULDBLOCK && errno != EINTR)
-            || i == NGX_KONG_SHIFT_LOCK_TRIES)
-        {
+        if (errno != EWOULDBLOCK && errno != EINTR) {
             rc = ngx_kong_shift_file_failed(file, "flock() of the folder");
+            goto done;
+        }
+
+        if (i == NGX_KONG_SHIFT_LOCK_TRIES) {
+            rc = NGX_BUSY;
             goto done;
         }
 

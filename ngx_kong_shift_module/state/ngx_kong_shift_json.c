@@ -4,9 +4,9 @@
  */
 
 
-#include <openssl/evp.h>
-
 #include "ngx_kong_shift.h"
+
+#include <openssl/evp.h>
 
 
 #define NGX_KONG_SHIFT_FILE_VERSION  1

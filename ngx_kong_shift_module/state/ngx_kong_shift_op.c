@@ -297,6 +297,9 @@ ngx_kong_shift_op_thread_done(ngx_event_t *ev)
             op->step = NGX_KONG_SHIFT_STEP_LOAD;
             ngx_kong_shift_op_post(op);
 
+        } else if (op->rc == NGX_BUSY) {
+            ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_BUSY);
+
         } else {
             ngx_kong_shift_op_not_saved(op);
         }

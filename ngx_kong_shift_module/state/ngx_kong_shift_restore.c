@@ -4,9 +4,9 @@
  */
 
 
-#include <sys/wait.h>
-
 #include "ngx_kong_shift.h"
+
+#include <sys/wait.h>
 
 
 #define NGX_KONG_SHIFT_TAKEOVER_TRIES  500     /* 10 ms apart */
@@ -454,8 +454,8 @@ ngx_kong_shift_check_folder(ngx_cycle_t *cycle, ngx_kong_shift_conf_t *kscf)
 static ngx_uint_t
 ngx_kong_shift_can_write(ngx_core_conf_t *ccf, const char *folder)
 {
-    int    status;
-    pid_t  pid;
+    int    status = 0;
+    pid_t  pid, rc;
 
     if (geteuid() != 0 || ccf->master == 0) {
         return access(folder, R_OK|W_OK|X_OK) == 0;
@@ -470,13 +470,11 @@ ngx_kong_shift_can_write(ngx_core_conf_t *ccf, const char *folder)
               || access(folder, R_OK|W_OK|X_OK) == -1);
     }
 
-    while (pid > 0 && waitpid(pid, &status, 0) == -1) {
-        if (errno != EINTR) {
-            pid = -1;
-        }
-    }
+    do {
+        rc = (pid == -1) ? -1 : waitpid(pid, &status, 0);
+    } while (rc == -1 && pid != -1 && errno == EINTR);
 
-    if (pid == -1) {
+    if (rc == -1) {
         /* not known; the first save will tell */
         return 1;
     }
