@@ -126,26 +126,26 @@ X-Kong-Shift-Pool: old\r\nX-Kong-Shift-Generation: 4\r\n\r\nok'
 }
 
 @test "contain: ends what its command left, removes the folder" {
-    mkdir "$RUN/dir"
-    run t/lib/contain "$RUN/dir" bash -c '
+    run t/lib/contain "$RUN/dir." bash -c '
         setsid sleep 1000 > /dev/null 2>&1 &
-        echo $! > "$1"; exit 3' - "$RUN/pid"
+        echo "$2"; echo $! > "$1"; exit 3' - "$RUN/pid"
     [ "$status" -eq 3 ]
-    [ ! -e "$RUN/dir" ]
+    [[ $output == "$RUN/dir."* ]]
+    [ ! -e "$output" ]
     run kill -0 "$(< "$RUN/pid")"
     [ "$status" -ne 0 ]
 }
 
 @test "contain: the same when it is asked to end" {
-    mkdir "$RUN/dir"
-    t/lib/contain "$RUN/dir" bash -c '
+    t/lib/contain "$RUN/dir." bash -c '
         sleep 1000 & echo $! > "$1"; wait' - "$RUN/pid" 3>&- &
     until [[ -s $RUN/pid ]]; do sleep 0.05; done
     kill -TERM "$!"
     status=0
     wait "$!" || status=$?
     [ "$status" -eq 143 ]
-    [ ! -e "$RUN/dir" ]
+    run compgen -G "$RUN/dir.*"
+    [ "$status" -ne 0 ]
     run kill -0 "$(< "$RUN/pid")"
     [ "$status" -ne 0 ]
 }
