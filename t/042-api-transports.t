@@ -1,0 +1,157 @@
+# The admin endpoint over HTTP/2, TLS, a UNIX socket and HTTP/1.0, from several
+# servers and kinds of location.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use IO::Socket::UNIX;
+use Test::More;
+
+use KongShift;
+
+my $t = KongShift->new;
+my %is = map { $_ => $t->listen_at($_) } qw(h2 h2c tls viatls regex);
+my $dir = $t->dir;
+
+system("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 "
+    . "-nodes -days 2 -subj /CN=localhost -keyout $dir/key.pem "
+    . "-out $dir/cert.pem 2>/dev/null") == 0
+    or BAIL_OUT('openssl cannot make a certificate');
+
+# nginx speaks HTTP/2 to a server by grpc_pass only: it is the client here
+$t->backend(conf => <<"EOC");
+    client_max_body_size 0;
+    server {
+        listen $is{h2};
+        location / { grpc_pass grpc://$is{h2c}; grpc_set_header Host localhost; }
+        location /buffered { client_body_buffer_size 200k;
+            rewrite ^/buffered(.*) \$1 break; grpc_pass grpc://$is{h2c};
+            grpc_set_header Host localhost; }
+    }
+    server {
+        listen $is{viatls};
+        location / { proxy_pass https://$is{tls}; proxy_http_version 1.1;
+            proxy_request_buffering off; proxy_set_header Host localhost; }
+    }
+EOC
+
+my $sock = "$dir/admin.sock";
+my $front = $t->front(workers => 2, weight => 10,
+    state => $t->state_dir . '/state.json', http => <<"EOC");
+    server { listen $is{h2c} http2; location / { kong_shift_api write=on; } }
+    server { listen $is{tls} ssl; ssl_certificate $dir/cert.pem;
+             ssl_certificate_key $dir/key.pem;
+             location / { kong_shift_api write=on; } }
+    server { listen unix:$sock; location / { kong_shift_api write=on; } }
+    server { listen $is{regex};
+        location ~ ^/shifts { kong_shift_api write=on; }
+        location /outer/ { location /outer/inner/ { kong_shift_api; } }
+        location = /exact { kong_shift_api write=on; }
+        location /plain/ { return 200 "plain\\n"; } }
+EOC
+ok($front->start, 'nginx starts') or BAIL_OUT($front->{start_output});
+
+my $weight = '/shifts/kong/weight';
+
+for my $via (qw(h2 viatls)) {
+    is_json($t->http($via, 'GET', '/shifts/kong'), 200, { name => 'kong' },
+        "$via: GET");
+    is($t->http($via, 'HEAD', '/shifts/kong')->{status}, 200, "$via: HEAD");
+    is_json($t->http($via, 'PUT', $weight, body => '{"new":20}'), 200,
+        { new => 20 }, "$via: PUT");
+    is_json($t->http($via, 'PUT', $weight, body => '{"new":101}'), 400,
+        { code => 'out_of_range' }, "$via: a bad one");
+    is_json($t->http($via, 'PUT', $weight), 400, { code => 'body_required' },
+        "$via: no body");
+    is_json($t->http($via, 'POST', '/shifts/kong/abort'), 200,
+        { aborted => JSON::PP::true }, "$via: abort without a body");
+
+    for my $n (1000, 16_384, 20_000, 65_536) {
+        is_json($t->http($via, 'PUT', $weight,
+            body => '{"new":' . $n % 97 . ' ' x ($n - 10) . '}'), 200,
+            { new => $n % 97 }, "$via: $n bytes");
+    }
+
+    for my $n (65_600, 1_000_000) {
+        my $before = $t->snapshot;
+        my $r = $t->http($via, 'PUT', $weight,
+            body => '{"new":66' . ' ' x ($n - 10) . '}');
+
+        # the client in between may see its connection end while it sends
+        like($r->{status}, qr/^(?:413|502)$/, "$via: $n bytes are refused");
+        is_deeply($t->snapshot, $before, "$via: $n bytes: nothing changed");
+    }
+}
+is_json($t->http('h2', 'PUT', "/buffered$weight",
+    body => '{"new":21' . ' ' x 60_000 . '}'), 200, { new => 21 },
+    'h2: a long body in one go');
+
+
+# --- a UNIX socket
+
+sub unix_call {
+    my ($method, $uri, $body, @headers) = @_;
+
+    my $s = IO::Socket::UNIX->new(Peer => $sock) or return undef;
+    my $c = bless { sock => $s, buf => '', eof => 0, host => 'localhost' },
+        'KongShift::HTTP';
+    return $c->request($method, $uri, body => $body, headers => \@headers);
+}
+
+is_json(unix_call('GET', $weight), 200, { new => 21 }, 'UNIX socket: GET');
+is_json(unix_call('PUT', $weight, '{"new":22}'), 200, { new => 22 },
+    'UNIX socket: PUT');
+my $events = $t->api('GET', '/shifts/kong/events')->{json}{events};
+like($events->[-1]{by}, qr/^unix:/, 'UNIX socket: from where');
+is_json(unix_call('PUT', $weight, '{"new":23}', 'Host: evil.example'), 403,
+    { code => 'foreign_host' }, 'UNIX socket: a foreign host');
+
+
+# --- HTTP/1.0
+
+is_json($t->http('admin', 'PUT', $weight, body => '{"new":24}',
+    version => '1.0'), 200, { new => 24 }, 'HTTP/1.0: PUT');
+is_json($t->http('admin', 'PUT', $weight, body => '{"new":',
+    version => '1.0'), 400, { code => 'invalid_json' }, 'HTTP/1.0: a bad one');
+
+
+# --- locations
+
+is_json($t->http('regex', 'PUT', $weight, body => '{"new":25}'), 200,
+    { new => 25 }, 'a regex location');
+is_json($t->http('regex', 'GET', "/outer/inner$weight"), 200, { new => 25 },
+    'a nested location');
+is($t->http('regex', 'GET', "/outer$weight")->{status}, 404,
+    'it is not inherited upwards');
+is($t->http('regex', 'GET', '/plain/shifts')->{body}, "plain\n",
+    'nor to its neighbours');
+is_json($t->http('regex', 'GET', '/exact'), 404, { code => 'not_found' },
+    'an exact location has nothing below it');
+
+
+# --- many that do not finish: others are served as if they were not there
+
+my @open = map { my $c = $t->connect('admin');
+    $c->send("PUT $weight HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100"
+        . "\r\n\r\n{\"new\":"); $c } 1 .. 300;
+is_json($t->api('PUT', $weight, { new => 30 }), 200, { new => 30 },
+    '300 unfinished bodies: a change is taken');
+is($t->load(requests => 500, conns => 8)->{failed}, 0,
+    '300 unfinished bodies: requests are served');
+$_->reset for @open;
+is_json($t->api('PUT', $weight, { new => 31 }), 200, { new => 31 },
+    'after 300 resets: a change is taken');
+
+# clients that do not wait for the answer
+for my $i (1 .. 100) {
+    my $c = $t->connect('admin');
+    $c->send($c->format_request('PUT', $weight, body => "{\"new\":$i}"));
+    $i % 2 ? $c->reset : $c->close_now;
+}
+is_json($t->api('PUT', $weight, { new => 32 }), 200, { new => 32 },
+    'after 100 that did not wait: a change is taken');
+is($t->snapshot->{weight}{new}, 32, 'and stays');
+
+$t->finish(qr/\[crit\].*SSL_/);
