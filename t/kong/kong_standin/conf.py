@@ -24,9 +24,6 @@ DEFAULTS = {
     "standin_ping": "30", "standin_retry": "5-10", "standin_migration_delay": "0",
 }
 
-ARRAYS = ("plugins", "admin_listen", "admin_gui_listen", "proxy_listen", "status_listen", "cluster_listen", "headers",
-          "vaults")
-
 
 class ConfError(Exception):
     """A setting that cannot be used."""
@@ -91,7 +88,8 @@ def load(path, prefix=None, base=None):
     if prefix:
         values["prefix"] = prefix
     conf = Conf(DEFAULTS)
-    conf.update(values)
+    # Settings nobody knows are ignored.
+    conf.update((name, value) for name, value in values.items() if name in DEFAULTS)
     conf["prefix"] = os.path.abspath(conf["prefix"])
     check(conf)
     return conf

@@ -72,7 +72,10 @@ def db_export(conf, version, plugins, path):
 
 
 def parse(version, plugins, path):
-    import yaml
+    try:
+        import yaml
+    except ImportError:
+        raise KongError("the stand-in needs the package python3-yaml for 'kong config parse'") from None
     try:
         with open(path, encoding="utf-8") as source:
             document = yaml.safe_load(source)
