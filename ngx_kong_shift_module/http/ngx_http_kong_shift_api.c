@@ -25,7 +25,8 @@ typedef struct {
 typedef struct {
     ngx_http_kong_shift_srv_conf_t   *kscf;
     ngx_http_kong_shift_resource_t   *resource;
-    ngx_uint_t                        done;    /* unsigned  done:1; */
+    ngx_uint_t                        starting;
+    ngx_uint_t                        done;
     ngx_kong_shift_op_t               op;
 } ngx_http_kong_shift_write_t;
 
@@ -476,7 +477,15 @@ ngx_http_kong_shift_write(ngx_http_request_t *r, u_char *text, size_t len)
 
     r->main->blocked++;
 
+    w->starting = 1;
+
     ngx_kong_shift_op_start(&w->op);
+
+    w->starting = 0;
+
+    if (w->done) {
+        ngx_http_kong_shift_answer(r);
+    }
 }
 
 
@@ -556,6 +565,10 @@ ngx_http_kong_shift_written(ngx_kong_shift_op_t *op)
 
     w->done = 1;
     r->main->blocked--;
+
+    if (w->starting) {
+        return;
+    }
 
     /* or what nginx put there to end the request of a client that left */
 

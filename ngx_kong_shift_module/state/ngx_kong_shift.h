@@ -64,7 +64,8 @@ typedef struct {
     uint64_t                   nevents;    /* ever; also the newest id */
     ngx_kong_shift_event_t     event[NGX_KONG_SHIFT_EVENTS];
 
-    ngx_uint_t                 unsaved;    /* the state file is behind */
+    ngx_uint_t                 unsaved;    /* the state file is behind, */
+    ngx_uint_t                 ahead;      /* by a change already in force */
 
     char                       name[NGX_KONG_SHIFT_NAME_SIZE];
 } ngx_kong_shift_record_t;
@@ -288,7 +289,8 @@ void ngx_kong_shift_restore(ngx_kong_shift_conf_t *kscf, ngx_log_t *log);
 
 /*
  * Publishes what another nginx has saved in the loaded file, as far as it is
- * newer; the caller holds the lease.
+ * newer; an abort that is not saved yet stays, as a newer one.  The caller
+ * holds the lease.
  */
 void ngx_kong_shift_adopt(ngx_kong_shift_conf_t *kscf,
     ngx_kong_shift_file_t *file, ngx_log_t *log);

@@ -140,6 +140,7 @@ ngx_kong_shift_op_publish(ngx_kong_shift_op_t *op, ngx_uint_t prepared)
         ngx_kong_shift_publish_locked(rec, &op->state, op->change.action,
                                       op->by, op->change.comment);
         rec->unsaved = 1;
+        rec->ahead = !prepared;
         op->published = 1;
     }
 
@@ -445,8 +446,13 @@ ngx_kong_shift_op_saved(ngx_kong_shift_op_t *op)
     for (i = 0; i < op->nsaves; i++) {
         rec = &kscf->sh->record[i];
 
+        /* a change that was refused here is in the file nevertheless */
+
         rec->unsaved = (ngx_kong_shift_word_generation(rec->word)
-                        != op->saves[i].state.generation);
+                        != op->saves[i].state.generation)
+                       || (rc != NGX_OK && rec == op->shift->record);
+
+        rec->ahead &= rec->unsaved;
     }
 
     if (op->shift) {

@@ -14,6 +14,9 @@
 
 static void ngx_kong_shift_set_aside(ngx_kong_shift_conf_t *kscf,
     const char *reason, ngx_err_t err, ngx_log_t *log);
+static void ngx_kong_shift_adopt_one(ngx_kong_shift_conf_t *kscf,
+    ngx_kong_shift_record_t *rec, ngx_kong_shift_saved_t *saved,
+    ngx_log_t *log);
 static ngx_int_t ngx_kong_shift_take_over(ngx_kong_shift_conf_t *kscf,
     ngx_kong_shift_conf_t *old, ngx_log_t *log);
 static ngx_int_t ngx_kong_shift_bind(ngx_kong_shift_conf_t *kscf,
@@ -139,7 +142,6 @@ ngx_kong_shift_adopt(ngx_kong_shift_conf_t *kscf,
     ngx_array_t                 saved;
     ngx_kong_shift_saved_t     *s;
     ngx_kong_shift_record_t    *rec;
-    ngx_kong_shift_snapshot_t   snap;
 
     pool = ngx_create_pool(NGX_DEFAULT_POOL_SIZE, log);
     if (pool == NULL) {
@@ -179,37 +181,61 @@ ngx_kong_shift_adopt(ngx_kong_shift_conf_t *kscf,
             continue;
         }
 
-        ngx_shmtx_lock(&kscf->shpool->mutex);
-
-        ngx_kong_shift_read(rec, &snap);
-
-        if (s[i].state.generation <= snap.state.generation) {
-
-            /* ours is the newer one, or what we just saved */
-
-            if (s[i].state.generation < snap.state.generation) {
-                rec->unsaved = 1;
-            }
-
-            ngx_shmtx_unlock(&kscf->shpool->mutex);
-            continue;
-        }
-
-        rec->nevents = ngx_max(rec->nevents, s[i].nevents);
-
-        ngx_kong_shift_publish_locked(rec, &s[i].state, NGX_KONG_SHIFT_ADOPT,
-                                      "state file", "");
-        rec->unsaved = 0;
-
-        ngx_shmtx_unlock(&kscf->shpool->mutex);
-
-        ngx_log_error(NGX_LOG_NOTICE, log, 0,
-                      "kong_shift \"%s\": generation %uL was taken from the "
-                      "state file, which another nginx has saved",
-                      s[i].name, s[i].state.generation);
+        ngx_kong_shift_adopt_one(kscf, rec, &s[i], log);
     }
 
     ngx_destroy_pool(pool);
+}
+
+
+static void
+ngx_kong_shift_adopt_one(ngx_kong_shift_conf_t *kscf,
+    ngx_kong_shift_record_t *rec, ngx_kong_shift_saved_t *saved,
+    ngx_log_t *log)
+{
+    ngx_uint_t                  adopted;
+    ngx_kong_shift_snapshot_t   snap;
+
+    adopted = 0;
+
+    ngx_shmtx_lock(&kscf->shpool->mutex);
+
+    ngx_kong_shift_read(rec, &snap);
+
+    rec->nevents = ngx_max(rec->nevents, saved->nevents);
+
+    if (rec->ahead) {
+
+        if (saved->state.generation >= snap.state.generation) {
+
+            /* both changed it; ours is an abort or an edited weight= */
+
+            snap.state.generation = saved->state.generation + 1;
+
+            ngx_kong_shift_publish_locked(rec, &snap.state,
+                                          NGX_KONG_SHIFT_ADOPT, "state file",
+                                          "");
+        }
+
+    } else if (saved->state.generation > snap.state.generation) {
+        adopted = 1;
+
+        ngx_kong_shift_publish_locked(rec, &saved->state,
+                                      NGX_KONG_SHIFT_ADOPT, "state file", "");
+        rec->unsaved = 0;
+
+    } else if (saved->state.generation < snap.state.generation) {
+        rec->unsaved = 1;
+    }
+
+    ngx_shmtx_unlock(&kscf->shpool->mutex);
+
+    if (adopted) {
+        ngx_log_error(NGX_LOG_NOTICE, log, 0,
+                      "kong_shift \"%s\": generation %uL was taken from the "
+                      "state file, which another nginx has saved",
+                      saved->name, saved->state.generation);
+    }
 }
 
 
@@ -305,6 +331,7 @@ ngx_kong_shift_take_over(ngx_kong_shift_conf_t *kscf,
 
         to->credit = from->credit;
         to->unsaved = from->unsaved;
+        to->ahead = from->ahead;
         to->nevents = from->nevents;
         ngx_memcpy(to->event, from->event, sizeof(from->event));
     }
@@ -372,6 +399,7 @@ ngx_kong_shift_bind(ngx_kong_shift_conf_t *kscf, ngx_kong_shift_t *shift,
         ngx_kong_shift_publish_locked(rec, &st, NGX_KONG_SHIFT_SET_CONFIG,
                                       "configuration", "");
         rec->unsaved = 1;
+        rec->ahead = 1;
     }
 
     ngx_shmtx_unlock(&kscf->shpool->mutex);
