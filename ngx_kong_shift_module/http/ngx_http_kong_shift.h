@@ -136,6 +136,9 @@ typedef void (*ngx_http_kong_shift_body_pt)(ngx_http_request_t *r,
 ngx_int_t ngx_http_kong_shift_read_body(ngx_http_request_t *r,
     ngx_http_kong_shift_body_pt handler);
 
+
+/* parse */
+
 /*
  * The handlers below turn a JSON body into a change.  NGX_OK, or NGX_ERROR
  * with *problem filled.
@@ -169,7 +172,7 @@ ngx_int_t ngx_http_kong_shift_check_origin(ngx_http_request_t *r,
     ngx_http_kong_shift_problem_t *problem);
 
 
-/* reply */
+/* problem */
 
 /*
  * Describes a problem by its code.  The detail is formatted as by
@@ -177,6 +180,9 @@ ngx_int_t ngx_http_kong_shift_check_origin(ngx_http_request_t *r,
  */
 void ngx_http_kong_shift_set_problem(ngx_http_kong_shift_problem_t *problem,
     const char *code, const char *fmt, ...);
+
+
+/* reply */
 
 /* Sends it; the request body is discarded unless it was read. */
 ngx_int_t ngx_http_kong_shift_send_problem(ngx_http_request_t *r,
