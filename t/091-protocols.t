@@ -10,6 +10,9 @@ use Test::More;
 
 use KongShift;
 
+# nginx itself does not free at its end the sessions that peers hold
+$ENV{ASAN_OPTIONS} .= ',detect_leaks=0' if defined $ENV{ASAN_OPTIONS};
+
 my $t = KongShift->new;
 my %is = map { $_ => $t->listen_at($_) }
     qw(tls1 tls2 h2 h1 ws front admin other);
