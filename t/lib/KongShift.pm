@@ -39,10 +39,8 @@ my ($owner, @dirs) = ($$);
 
 END {
     if ($$ == $owner) {
-        my $rc = $?;
         KongShift::Nginx::end_all_children();
         remove_tree($_, { safe => 0 }) for @dirs;
-        $? = $rc;
     }
 }
 

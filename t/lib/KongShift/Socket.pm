@@ -1,7 +1,7 @@
 package KongShift::Socket;
 
-# To be used before Test::Nginx::Socket, by files in its format: loopback only, a free port,
-# the module loaded, a private server root.  Each block gets
+# To be used before Test::Nginx::Socket, by files in its format: loopback only,
+# a free port, the module loaded, a private server root.  Each block gets
 #
 #     upstreams dp_old and dp_new, whose servers answer with their pool's name
 #     --- shift    what the upstream "kong" holds (the default is weight=0)
@@ -17,12 +17,24 @@ use File::Path qw(remove_tree);
 use File::Temp ();
 use IO::Socket::INET;
 
+use KongShift::Nginx;
+
 my ($root, $owner, $dir);
+
+# runs after that of Test::Nginx, which is met later and needs its files
+END {
+    if ($$ == $owner) {
+        KongShift::Nginx::end_all_children();
+        remove_tree($dir, { safe => 0 });
+    }
+}
 
 BEGIN {
     $root = abs_path(dirname(__FILE__) . '/../../..');
     my $unpacked = "$root/build/test-nginx/usr/share/perl5";
     unshift @INC, $unpacked if -d $unpacked;
+
+    KongShift::Nginx::adopt_orphans();
 
     $owner = $$;
     $dir = File::Temp::tempdir('kong-shift-XXXXXXXX', TMPDIR => 1);
@@ -75,9 +87,5 @@ EOC
             . "Sanitizer\nruntime error:\n");
     }
 });
-
-END {
-    remove_tree($dir, { safe => 0 }) if $$ == $owner;
-}
 
 1;
