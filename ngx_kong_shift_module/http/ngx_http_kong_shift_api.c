@@ -297,7 +297,9 @@ ngx_http_kong_shift_check_method(ngx_http_request_t *r,
         return NGX_OK;
     }
 
-    if (!(r->method & resource->methods)) {
+    /* a subrequest has no body of its own to read, nor a client to answer */
+
+    if (!(r->method & resource->methods) || r != r->main) {
         ngx_http_kong_shift_set_problem(problem, "method_not_allowed",
                                         "%V is not allowed here, %s is",
                                         &r->method_name, resource->allow);

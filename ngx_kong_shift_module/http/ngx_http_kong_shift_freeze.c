@@ -23,7 +23,9 @@ ngx_http_kong_shift_freeze_handler(ngx_http_request_t *r)
 
     kslcf = ngx_http_get_module_loc_conf(r, ngx_http_kong_shift_module);
 
-    if (kslcf->freeze == NULL) {
+    /* the endpoint that lifts it is never frozen itself */
+
+    if (kslcf->freeze == NULL || kslcf->api) {
         return NGX_DECLINED;
     }
 

@@ -180,10 +180,22 @@ ngx_http_kong_shift_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_kong_shift_loc_conf_t  *prev = parent;
     ngx_http_kong_shift_loc_conf_t  *conf = child;
 
+    ngx_http_core_loc_conf_t          *clcf;
     ngx_http_kong_shift_loc_conf_t   **kslcf;
     ngx_http_kong_shift_main_conf_t   *ksmcf;
 
-    /* "api" is not inherited: a handler belongs to its own location */
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    /*
+     * A handler belongs to its own location, so "api" is not inherited but by
+     * what "limit_except" makes of that location.
+     */
+
+    if (clcf->lmt_excpt && clcf->handler == NULL && prev->api) {
+        conf->api = 1;
+        conf->write = prev->write;
+        clcf->handler = ngx_http_kong_shift_api_handler;
+    }
 
     if (conf->api && ngx_http_kong_shift_merge_api(cf, conf) != NGX_OK) {
         return NGX_CONF_ERROR;

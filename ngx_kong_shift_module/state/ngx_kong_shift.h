@@ -93,6 +93,9 @@ typedef struct {
     /* the zone gave way to another one: its writers are refused */
     ngx_uint_t                 replaced;
 
+    /* counts the paths of the state file; writers of an old one are refused */
+    ngx_uint_t                 epoch;
+
     ngx_kong_shift_file_id_t   file;       /* last loaded or saved */
     uint64_t                   serial;     /* of that file */
 
@@ -118,6 +121,7 @@ typedef struct {
     ngx_shm_zone_t            *shm_zone;
     ngx_kong_shift_shctx_t    *sh;
     ngx_slab_pool_t           *shpool;
+    ngx_uint_t                 epoch;
 
     ngx_array_t                shifts;     /* ngx_kong_shift_t * */
 
@@ -184,6 +188,13 @@ void ngx_kong_shift_publish_locked(ngx_kong_shift_record_t *rec,
     const char *by, const char *comment);
 
 /*
+ * Gives the state in force a generation above the one that was refused here
+ * but may already have been read from the file by another nginx.
+ */
+void ngx_kong_shift_outrun_locked(ngx_kong_shift_record_t *rec,
+    uint64_t generation);
+
+/*
  * The newest events with an id above "since", oldest first, in an allocated
  * array which the caller frees with ngx_free(); *last is the newest id.
  */
@@ -191,6 +202,10 @@ ngx_int_t ngx_kong_shift_read_events(ngx_kong_shift_conf_t *kscf,
     ngx_kong_shift_record_t *rec, uint64_t since,
     ngx_kong_shift_event_t **events, ngx_uint_t *nevents, uint64_t *last,
     ngx_log_t *log);
+
+/* A reload gave the zone or the state file to other workers than these. */
+#define ngx_kong_shift_is_replaced(kscf)                                      \
+    ((kscf)->sh->replaced || (kscf)->sh->epoch != (kscf)->epoch)
 
 /*
  * The lease lets one writer of all workers at a time change and save state.

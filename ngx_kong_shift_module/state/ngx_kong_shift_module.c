@@ -592,7 +592,7 @@ ngx_kong_shift_tick(ngx_event_t *ev)
     kscf = dumb->data;
     sh = kscf->sh;
 
-    if (ngx_terminate || ngx_exiting || sh->replaced) {
+    if (ngx_terminate || ngx_exiting || ngx_kong_shift_is_replaced(kscf)) {
         return;
     }
 

@@ -68,7 +68,9 @@ ngx_kong_shift_op_start(ngx_kong_shift_op_t *op)
 static void
 ngx_kong_shift_op_try(ngx_kong_shift_op_t *op)
 {
-    if (op->kscf->sh->replaced) {
+    ngx_int_t  rc;
+
+    if (ngx_kong_shift_is_replaced(op->kscf)) {
         ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_REPLACED);
         return;
     }
@@ -78,8 +80,12 @@ ngx_kong_shift_op_try(ngx_kong_shift_op_t *op)
     if (op->shift && !op->published
         && (op->kscf->state.len == 0 || ngx_kong_shift_op_is_abort(op)))
     {
-        if (ngx_kong_shift_op_publish(op, 0) != NGX_OK) {
-            ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_REFUSED);
+        rc = ngx_kong_shift_op_publish(op, 0);
+
+        if (rc != NGX_OK) {
+            ngx_kong_shift_op_finish(op, rc == NGX_ABORT
+                                         ? NGX_KONG_SHIFT_OP_REPLACED
+                                         : NGX_KONG_SHIFT_OP_REFUSED);
             return;
         }
 
@@ -107,7 +113,8 @@ ngx_kong_shift_op_try(ngx_kong_shift_op_t *op)
 
 /*
  * Applies the change to the state of this moment, or, if "prepared", publishes
- * the saved op->state provided that nobody was faster.
+ * the saved op->state provided that nobody was faster.  NGX_OK; NGX_DECLINED
+ * with op->result; NGX_ABORT when the workers of a new configuration took over.
  */
 
 static ngx_int_t
@@ -122,7 +129,10 @@ ngx_kong_shift_op_publish(ngx_kong_shift_op_t *op, ngx_uint_t prepared)
 
     ngx_shmtx_lock(&kscf->shpool->mutex);
 
-    if (prepared) {
+    if (ngx_kong_shift_is_replaced(kscf)) {
+        rc = NGX_ABORT;
+
+    } else if (prepared) {
         rc = NGX_OK;
 
         if (ngx_kong_shift_word_generation(rec->word) != op->base
@@ -373,10 +383,17 @@ ngx_kong_shift_op_checked(ngx_kong_shift_op_t *op)
 static void
 ngx_kong_shift_op_loaded(ngx_kong_shift_op_t *op)
 {
+    ngx_kong_shift_snapshot_t  snap;
+
     if (op->rc == NGX_OK
         && !ngx_kong_shift_same_file(&op->file.id, &op->kscf->sh->file))
     {
         ngx_kong_shift_adopt(op->kscf, &op->file, op->log);
+
+        if (op->published) {
+            ngx_kong_shift_read(op->shift->record, &snap);
+            op->state = snap.state;
+        }
     }
 
     if (op->rc == NGX_ERROR) {
@@ -427,6 +444,12 @@ ngx_kong_shift_op_saved(ngx_kong_shift_op_t *op)
 
     ngx_shmtx_lock(&kscf->shpool->mutex);
 
+    if (ngx_kong_shift_is_replaced(kscf)) {
+        ngx_shmtx_unlock(&kscf->shpool->mutex);
+        ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_REPLACED);
+        return;
+    }
+
     if (kscf->sh->token != op->token) {
 
         /* the lease was lost to somebody who may have saved before us */
@@ -446,13 +469,17 @@ ngx_kong_shift_op_saved(ngx_kong_shift_op_t *op)
     for (i = 0; i < op->nsaves; i++) {
         rec = &kscf->sh->record[i];
 
-        /* a change that was refused here is in the file nevertheless */
-
         rec->unsaved = (ngx_kong_shift_word_generation(rec->word)
-                        != op->saves[i].state.generation)
-                       || (rc != NGX_OK && rec == op->shift->record);
-
+                        != op->saves[i].state.generation);
         rec->ahead &= rec->unsaved;
+    }
+
+    if (rc != NGX_OK) {
+
+        /* the change was refused, but it is in the file */
+
+        ngx_kong_shift_outrun_locked(op->shift->record,
+                                     op->state.generation);
     }
 
     if (op->shift) {
@@ -479,10 +506,19 @@ ngx_kong_shift_op_not_saved(ngx_kong_shift_op_t *op)
 
     if (op->file.renamed) {
 
-        /* the refused state is in the file: put the one in force over it */
+        /* the state is in the file: put the one in force over it */
+
+        ngx_shmtx_lock(&op->kscf->shpool->mutex);
 
         sh->file = op->file.id;
         ngx_kong_shift_mark_unsaved(op->kscf);
+
+        if (op->shift && !op->published) {
+            ngx_kong_shift_outrun_locked(op->shift->record,
+                                         op->state.generation);
+        }
+
+        ngx_shmtx_unlock(&op->kscf->shpool->mutex);
     }
 
     if (op->shift && op->published) {

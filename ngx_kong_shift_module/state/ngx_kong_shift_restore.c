@@ -14,6 +14,8 @@
 
 static void ngx_kong_shift_set_aside(ngx_kong_shift_conf_t *kscf,
     const char *reason, ngx_err_t err, ngx_log_t *log);
+static void ngx_kong_shift_keep(ngx_kong_shift_conf_t *kscf,
+    ngx_kong_shift_saved_t *saved);
 static void ngx_kong_shift_adopt_one(ngx_kong_shift_conf_t *kscf,
     ngx_kong_shift_record_t *rec, ngx_kong_shift_saved_t *saved,
     ngx_log_t *log);
@@ -28,17 +30,15 @@ static ngx_uint_t ngx_kong_shift_can_write(ngx_core_conf_t *ccf,
 void
 ngx_kong_shift_restore(ngx_kong_shift_conf_t *kscf, ngx_log_t *log)
 {
-    char                       buf[NGX_KONG_SHIFT_PATH_SIZE];
-    uint64_t                   serial;
-    ngx_int_t                  rc;
-    ngx_uint_t                 i;
-    const char                *reason;
-    ngx_pool_t                *pool;
-    ngx_array_t                saved;
-    ngx_kong_shift_t         **shift;
-    ngx_kong_shift_file_t      file;
-    ngx_kong_shift_saved_t    *s, *last;
-    ngx_kong_shift_record_t   *rec;
+    char                      buf[NGX_KONG_SHIFT_PATH_SIZE];
+    uint64_t                  serial;
+    ngx_int_t                 rc;
+    ngx_uint_t                i;
+    const char               *reason;
+    ngx_pool_t               *pool;
+    ngx_array_t               saved;
+    ngx_kong_shift_file_t     file;
+    ngx_kong_shift_saved_t   *s;
 
     ngx_kong_shift_file_init(&file, (char *) kscf->state.data, buf);
 
@@ -70,37 +70,68 @@ ngx_kong_shift_restore(ngx_kong_shift_conf_t *kscf, ngx_log_t *log)
     kscf->sh->file = file.id;
     kscf->sh->serial = serial;
 
-    shift = kscf->shifts.elts;
     s = saved.elts;
-    last = s + saved.nelts;
 
-    for (i = 0; i < kscf->shifts.nelts; i++) {
-
-        for (s = saved.elts; s < last; s++) {
-
-            if (ngx_strlen(s->name) != shift[i]->name.len
-                || ngx_strncmp(s->name, shift[i]->name.data,
-                               shift[i]->name.len)
-                   != 0)
-            {
-                continue;
-            }
-
-            rec = ngx_kong_shift_add_record(kscf->sh, s->name,
-                                            shift[i]->name.len, &s->state);
-            if (rec) {
-                rec->nevents = s->nevents;
-                rec->unsaved = 0;
-            }
-
-            break;
-        }
+    for (i = 0; i < saved.nelts; i++) {
+        ngx_kong_shift_keep(kscf, &s[i]);
     }
 
 done:
 
     free(file.text);
     ngx_destroy_pool(pool);
+}
+
+
+/*
+ * Also keeps a shift that is not configured, here or any more, while there is
+ * room beside those that are: the next save would drop it from the file.
+ */
+
+static void
+ngx_kong_shift_keep(ngx_kong_shift_conf_t *kscf,
+    ngx_kong_shift_saved_t *saved)
+{
+    size_t                     len;
+    ngx_uint_t                 i, wanted, configured;
+    ngx_kong_shift_t         **shift;
+    ngx_kong_shift_record_t   *rec;
+
+    len = ngx_strlen(saved->name);
+    shift = kscf->shifts.elts;
+    configured = 0;
+    wanted = 0;
+
+    for (i = 0; i < kscf->shifts.nelts; i++) {
+
+        if (shift[i]->name.len == len
+            && ngx_strncmp(shift[i]->name.data, saved->name, len) == 0)
+        {
+            configured = 1;
+
+        } else if (ngx_kong_shift_find_record(kscf->sh,
+                                              (char *) shift[i]->name.data,
+                                              shift[i]->name.len)
+                   == NULL)
+        {
+            wanted++;
+        }
+    }
+
+    if (!configured && kscf->sh->nrecords + wanted >= kscf->sh->capacity) {
+        return;
+    }
+
+    ngx_shmtx_lock(&kscf->shpool->mutex);
+
+    rec = ngx_kong_shift_add_record(kscf->sh, saved->name, len,
+                                    &saved->state);
+    if (rec) {
+        rec->nevents = saved->nevents;
+        rec->unsaved = 0;
+    }
+
+    ngx_shmtx_unlock(&kscf->shpool->mutex);
 }
 
 
@@ -178,6 +209,7 @@ ngx_kong_shift_adopt(ngx_kong_shift_conf_t *kscf,
         rec = ngx_kong_shift_find_record(kscf->sh, s[i].name,
                                          ngx_strlen(s[i].name));
         if (rec == NULL) {
+            ngx_kong_shift_keep(kscf, &s[i]);
             continue;
         }
 
@@ -206,16 +238,9 @@ ngx_kong_shift_adopt_one(ngx_kong_shift_conf_t *kscf,
 
     if (rec->ahead) {
 
-        if (saved->state.generation >= snap.state.generation) {
+        /* both changed it; ours is an abort or an edited weight= */
 
-            /* both changed it; ours is an abort or an edited weight= */
-
-            snap.state.generation = saved->state.generation + 1;
-
-            ngx_kong_shift_publish_locked(rec, &snap.state,
-                                          NGX_KONG_SHIFT_ADOPT, "state file",
-                                          "");
-        }
+        ngx_kong_shift_outrun_locked(rec, saved->state.generation);
 
     } else if (saved->state.generation > snap.state.generation) {
         adopted = 1;
@@ -264,7 +289,12 @@ ngx_kong_shift_attach(ngx_kong_shift_conf_t *kscf,
         && (old->state.len != kscf->state.len
             || ngx_strcmp(old->state.data, kscf->state.data) != 0))
     {
-        /* what runs is the truth, whatever an old file there says */
+        /*
+         * What runs is the truth, whatever an old file there says, and what
+         * old workers still have to save belongs to the path of before.
+         */
+
+        kscf->sh->epoch++;
 
         (void) ngx_kong_shift_file_stat((char *) kscf->state.data,
                                         &kscf->sh->file);
@@ -273,6 +303,8 @@ ngx_kong_shift_attach(ngx_kong_shift_conf_t *kscf,
             kscf->sh->record[i].unsaved = 1;
         }
     }
+
+    kscf->epoch = kscf->sh->epoch;
 
     return NGX_OK;
 }

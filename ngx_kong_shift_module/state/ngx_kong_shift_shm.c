@@ -143,6 +143,28 @@ ngx_kong_shift_publish_locked(ngx_kong_shift_record_t *rec,
 }
 
 
+void
+ngx_kong_shift_outrun_locked(ngx_kong_shift_record_t *rec,
+    uint64_t generation)
+{
+    ngx_kong_shift_snapshot_t  snap;
+
+    rec->unsaved = 1;
+    rec->ahead = 1;
+
+    ngx_kong_shift_read(rec, &snap);
+
+    if (snap.state.generation > generation) {
+        return;
+    }
+
+    snap.state.generation = generation + 1;
+
+    ngx_kong_shift_publish_locked(rec, &snap.state, NGX_KONG_SHIFT_ADOPT,
+                                  "state file", "");
+}
+
+
 static void
 ngx_kong_shift_add_event(ngx_kong_shift_record_t *rec,
     const ngx_kong_shift_state_t *before, const ngx_kong_shift_state_t *after,
