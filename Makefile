@@ -19,6 +19,9 @@ SOURCES		:= $(wildcard ngx_kong_shift_module/*/*.[ch])
 CORE_SOURCES	:= $(wildcard $(CORE)/*.c)
 UNIT_TESTS	:= $(patsubst t/unit/%.c,build/unit/%,\
 		     $(wildcard t/unit/test_*.c))
+FUZZ_TARGETS	:= $(patsubst t/fuzz/%.c,build/fuzz/%,\
+		     $(wildcard t/fuzz/fuzz_*.c))
+FUZZ_SECONDS	= 60
 TEST_NGINX	:= build/test-nginx
 
 ifeq ($(NGINX_SRC),)
@@ -45,7 +48,7 @@ NGINX_FLAGS	= --with-compat --with-debug --with-pcre-jit --with-threads \
 # nginx's own code does on purpose what is left out here, and an allocation
 # of its pools is seen by the sanitizers only if it is a malloc() of its own.
 ASAN_CC_OPT	= -O1 -g $(SANITIZE) -DNGX_DEBUG_PALLOC=1 \
-		  -fno-sanitize=alignment,nonnull-attribute,pointer-overflow
+		  -fno-sanitize=alignment,nonnull-attribute,pointer-overflow,shift
 
 
 help:		## this list
@@ -83,6 +86,16 @@ asan: unit build/asan/.built $(TEST_NGINX)
 	@SANITIZER_REPORTS='$(ROOT)/build/asan/reports' scripts/prove \
 	    '$(ROOT)/build/asan/objs/nginx' \
 	    '$(ROOT)/build/asan/objs/$(notdir $(SO))'
+
+fuzz:		## the parsers, each for FUZZ_SECONDS
+fuzz: $(FUZZ_TARGETS)
+	@for t in $(FUZZ_TARGETS); do \
+	    echo "$$t"; \
+	    mkdir -p "$$t.corpus"; \
+	    "$$t" -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -verbosity=0 \
+	        -print_final_stats=1 -artifact_prefix=build/fuzz/ \
+	        "$$t.corpus" "t/fuzz/corpus/$${t##*/}"; \
+	done
 
 memcheck:	## 1,000 requests with reloads under valgrind
 memcheck: build
@@ -161,6 +174,29 @@ build/unit/%: t/unit/%.c $(CORE_SOURCES) $(wildcard $(CORE)/*.h t/unit/*.h) \
 	$(CC) -std=gnu99 -g -O1 $(WARNINGS) $(SANITIZE) \
 	    -fno-sanitize-recover=all -I$(CORE) -o $@ $< $(CORE_SOURCES)
 
+# What a parser needs of nginx is its strings and pools.
+NGX_CORE	:= build/nginx-source/src/core
+build/fuzz/fuzz_state build/fuzz/fuzz_body: PARSER := t/fuzz/nginx_stubs.c \
+	$(NGX_CORE)/ngx_string.c $(NGX_CORE)/ngx_palloc.c \
+	$(NGX_CORE)/ngx_array.c $(NGX_CORE)/ngx_times.c \
+	build/nginx-source/src/os/unix/ngx_alloc.c \
+	build/nginx-source/src/os/unix/ngx_time.c
+build/fuzz/fuzz_body: PARSER += \
+	ngx_kong_shift_module/state/ngx_kong_shift_json.c \
+	ngx_kong_shift_module/http/ngx_http_kong_shift_parse.c \
+	ngx_kong_shift_module/http/ngx_http_kong_shift_problem.c
+
+build/fuzz/%: t/fuzz/%.c t/fuzz/nginx_stubs.c $(SOURCES) build/nginx-source \
+	      $(TREE)/objs/Makefile
+	@mkdir -p $(@D)
+	clang -g -O1 -fsanitize=fuzzer,address,undefined \
+	    -fno-sanitize=alignment,nonnull-attribute,pointer-overflow,shift \
+	    $(addprefix -Ingx_kong_shift_module/,core state http) \
+	    $(addprefix -isystem build/nginx-source/src/,core event \
+	        event/modules os/unix http http/modules http/v2) \
+	    -isystem $(TREE)/objs -o $@ $< $(CORE_SOURCES) $(PARSER) \
+	    -ljansson -lcrypto
+
 # core/ must link without nginx: what it leaves undefined is not nginx's.
 purity: $(CORE_SOURCES) | deps
 	@mkdir -p build/core
@@ -177,5 +213,5 @@ purity: $(CORE_SOURCES) | deps
 
 FORCE:
 
-.PHONY: help deps build test demo unit cli http asan memcheck cost lint \
+.PHONY: help deps build test demo unit cli http asan fuzz memcheck cost lint \
 	install clean purity FORCE
