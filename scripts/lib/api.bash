@@ -53,10 +53,9 @@ http_says() {
 
 # lb_call LB METHOD PATH [BODY]: PATH below the shift.
 lb_call() {
-    local lb=$1 method=$2 path=$3 name
+    local lb=$1 method=$2 path=$3
     shift 3
-    name=$(jq -rn --arg name "${SETTING[shift]}" '$name | @uri')
-    http "$method" "$lb/shifts/$name$path" "$@"
+    http "$method" "$lb/shifts/$SHIFT_URI$path" "$@"
 }
 
 # lb_must LB DOING METHOD PATH [BODY]: any answer but 200 is the end.

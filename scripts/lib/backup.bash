@@ -5,6 +5,9 @@
 #   work_dir/backup.json            which of them counts, written last
 
 BACKUP=
+BACKUP_SHA256=
+BACKUP_SOURCE=
+DUMP=
 BASELINE=
 
 ## cp backup
@@ -37,25 +40,22 @@ phase_backup() {
     sync -- "$dir/$id.dump.tmp" "$dir/$id.digest.json.tmp"
     mv -- "$dir/$id.dump.tmp" "$dir/$id.dump"
     mv -- "$dir/$id.digest.json.tmp" "$dir/$id.digest.json"
-    jq -n --arg id "$id" --arg source "$identity" --arg dump "$dir/$id.dump" \
-        --arg baseline "$dir/$id.digest.json" --arg sha256 "$(backup_sha256 "$dir/$id.dump")" \
-        '{$id, $source, $dump, $baseline, $sha256}' | save "$dir/backup.json"
+    jq -n --arg id "$id" --arg source "$identity" --arg sha256 "$(backup_sha256 "$dir/$id.dump")" \
+        '{$id, $source, $sha256}' | save "$dir/backup.json"
     backup_load || failed "$dir/backup.json does not say what was just written to it"
     evidence dump "$BACKUP"
-    evidence sha256 "$(backup_field .sha256)"
-    say "      $dir/$id.dump, $(stat -c %s -- "$dir/$id.dump") bytes"
+    evidence sha256 "$BACKUP_SHA256"
+    say "      $DUMP, $(stat -c %s -- "$DUMP") bytes"
 }
 
 # backup_load: false when there is none yet.
 backup_load() {
-    local file=${SETTING[work_dir]}/backup.json
-    [[ -f $file ]] || return 1
-    BACKUP=$(backup_field .id) BASELINE=$(backup_field .baseline)
-    [[ -n $BACKUP && -f $BASELINE && -f $(backup_field .dump) ]]
-}
-
-backup_field() {
-    jq -r "$1 // empty" <"${SETTING[work_dir]}/backup.json"
+    local dir=${SETTING[work_dir]} fields
+    [[ -f $dir/backup.json ]] || return 1
+    fields=$(jq -r '.id, .sha256, .source' "$dir/backup.json" 2>/dev/null) || return 1
+    { read -r BACKUP; read -r BACKUP_SHA256; IFS= read -r BACKUP_SOURCE; } <<<"$fields" || return 1
+    DUMP=$dir/$BACKUP.dump BASELINE=$dir/$BACKUP.digest.json
+    [[ -f $DUMP && -f $BASELINE ]]
 }
 
 backup_sha256() {
@@ -67,8 +67,7 @@ backup_sha256() {
 
 # backup_is_good IDENTITY: of this database, undamaged, and X has not changed since.
 backup_is_good() {
-    [[ $(backup_field .source) = "$1" ]] || return 1
-    [[ $(backup_sha256 "$(backup_field .dump)") = "$(backup_field .sha256)" ]] || return 1
+    [[ $BACKUP_SOURCE = "$1" && $(backup_sha256 "$DUMP") = "$BACKUP_SHA256" ]] || return 1
     drift_of_x
     [[ -z $REPLY ]]
 }

@@ -79,7 +79,8 @@ SQL
 # digest WHICH FILE: of the database as it is now.
 digest() {
     local which=$1 file=$2
-    run_long digest_child "$which" "$file.lines"
+    # Whoever asks whether something holds has switched "set -e" off for us.
+    run_long digest_child "$which" "$file.lines" || exit
     jq -s . "$file.lines" >"$file" || failed "the digest of database $(db_label "$which") is not readable"
 }
 

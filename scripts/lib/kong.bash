@@ -104,10 +104,8 @@ kong_admin() {
         return 1
     fi
     [[ $HTTP_STATUS = 200 ]] || unknown "$which.admin $url: GET / was answered $(http_says)"
-    KONG_VERSION=$(field .version)
-    KONG_ROLE=$(field .configuration.role)
-    KONG_DATABASE_NAME=$(field .configuration.pg_database)
-    KONG_NODE_PREFIX=$(field .configuration.prefix)
+    { read -r KONG_VERSION; read -r KONG_ROLE; IFS= read -r KONG_DATABASE_NAME; IFS= read -r KONG_NODE_PREFIX; } \
+        < <(field '.version, (.configuration | .role, .pg_database, .prefix)') || true
     [[ $KONG_VERSION && $KONG_ROLE ]] \
         || unknown "$which.admin $url: this is not Kong's Admin API: $(head -c 80 <<<"$HTTP_BODY")"
 }

@@ -11,7 +11,7 @@ cmd_cp_restore() {
 
 phase_restore() {
     backup_need
-    [[ $(db_identity y-admin "${SETTING[y.db.name]}") != "$(backup_field .source)" ]] || refuse \
+    [[ $(db_identity y-admin "${SETTING[y.db.name]}") != "$BACKUP_SOURCE" ]] || refuse \
         "y.db is the database of X itself (${SETTING[y.db.name]}); choose another y.db.name"
     target_inspect
     case $TARGET in
@@ -54,7 +54,7 @@ restore_run() {
 
 restore_child() {
     with_db y pg_restore -w --no-owner --no-privileges --role="${SETTING[y.db.user]}" \
-        --exit-on-error --single-transaction -d "$1" "$(backup_field .dump)" >"$2" 2>&1
+        --exit-on-error --single-transaction -d "$1" "$DUMP" >"$2" 2>&1
 }
 
 

@@ -56,6 +56,8 @@ settings_load() {
     SETTING[y.db.user]=${SETTING[y.db.user]:-${SETTING[x.db.user]}}
     SETTING[y.db.admin]=${SETTING[y.db.admin]:-${SETTING[y.db.user]}}
 
+    uri_encode "${SETTING[shift]}"
+    SHIFT_URI=$REPLY
     db_environment
 }
 
@@ -123,6 +125,17 @@ setting_check() {
             [[ -n ${WORDS[0]-} ]] || setting_error "$number" "$key names no command"
             ;;
     esac
+}
+
+# uri_encode TEXT: into REPLY, fit for one segment of a path.
+uri_encode() {
+    local text=$1 char i
+    REPLY=
+    for (( i = 0; i < ${#text}; i++ )); do
+        char=${text:i:1}
+        [[ $char = [A-Za-z0-9._~-] ]] || printf -v char '%%%02X' "'$char"
+        REPLY+=$char
+    done
 }
 
 # split_words TEXT: fills WORDS as a shell would, quotes and backslashes

@@ -14,7 +14,7 @@ TARGET_MAY_CREATE=0
 # target_inspect: what is there under the name of Y's database, into TARGET:
 # absent, empty, ours (then TARGET_STATE and TARGET_BACKUP too) or foreign.
 target_inspect() {
-    local row owned mark
+    local row owned mark pattern='^kong-shift ([a-z]+) ([^ ]+) [^ ]+$'
 
     row=$(sql_row y-admin name="${SETTING[y.db.name]}" owner="${SETTING[y.db.user]}" <<'SQL'
 SELECT (SELECT (rolcreatedb OR rolsuper)::int FROM pg_roles WHERE rolname = current_user),
@@ -31,10 +31,8 @@ SQL
     fi
 
     row=${row#*|} owned=${row%%|*} mark=${row#*|}
-    if [[ $mark = 'kong-shift {'* ]] && holds "${mark#kong-shift }" '.state != null and .backup != null'; then
-        TARGET=ours
-        TARGET_STATE=$(jq -r .state <<<"${mark#kong-shift }")
-        TARGET_BACKUP=$(jq -r .backup <<<"${mark#kong-shift }")
+    if [[ $mark =~ $pattern ]]; then
+        TARGET=ours TARGET_STATE=${BASH_REMATCH[1]} TARGET_BACKUP=${BASH_REMATCH[2]}
         return
     fi
     # An empty one of somebody else may be about to be used.
@@ -53,8 +51,7 @@ target_refuse() {
 
 # target_mark STATE: the comment that makes a later run know the database.
 target_mark() {
-    local mark row
-    mark="kong-shift $(jq -nc --arg state "$1" --arg backup "$BACKUP" --arg run "$RUN" '{$state, $backup, $run}')"
+    local mark="kong-shift $1 $BACKUP $RUN" row
     row=$(sql_row y-admin name="${SETTING[y.db.name]}" mark="$mark" <<'SQL'
 SELECT format('COMMENT ON DATABASE %I IS %L', :'name', :'mark') \gexec
 SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = :'name';

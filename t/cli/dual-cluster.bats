@@ -27,7 +27,8 @@ journal_has() {
 watch_arguments() {
     local seen
     printf '%s\n' "$PASSWORD" >"$BATS_TEST_TMPDIR/pattern"
-    while [[ ! -e $BATS_TEST_TMPDIR/done ]]; do
+    SECONDS=0
+    while [[ ! -e $BATS_TEST_TMPDIR/done && $SECONDS -lt 120 ]]; do
         seen=$(cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' '\n' | grep -a -F -f "$BATS_TEST_TMPDIR/pattern") \
             && printf '%s\n' "$seen" >>"$BATS_TEST_TMPDIR/seen"
         sleep 0.02
@@ -156,7 +157,9 @@ if [[ "\$1 \$2" = 'migrations up' && ! -e $BATS_TEST_TMPDIR/slowed ]]; then
 fi
 EOF
     kong_shift cp dual-cluster >"$BATS_TEST_TMPDIR/out" 2>&1 &
-    while [[ ! -e $BATS_TEST_TMPDIR/slowed ]]; do sleep 0.1; done
+    SECONDS=0
+    while [[ ! -e $BATS_TEST_TMPDIR/slowed && $SECONDS -lt 60 ]]; do sleep 0.1; done
+    [ -e "$BATS_TEST_TMPDIR/slowed" ]
     pid=$(<"$WORK/lock")
 
     # a second one stays out
