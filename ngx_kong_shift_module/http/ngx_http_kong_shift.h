@@ -34,7 +34,6 @@ typedef struct {
     uint32_t                       seed_hash;
 
     ngx_flag_t                     gate;
-    ngx_uint_t                     initialized;
 
     u_char                        *file;       /* of kong_shift, or of the */
     ngx_uint_t                     line;       /* first directive beside it */

@@ -354,8 +354,13 @@ ngx_http_kong_shift_list(ngx_http_request_t *r)
 
         ngx_kong_shift_read(kscf->shift->record, &snap);
 
-        (void) json_array_append_new(list,
-                          ngx_http_kong_shift_json_shift(conf, kscf, &snap));
+        if (json_array_append_new(list,
+                           ngx_http_kong_shift_json_shift(conf, kscf, &snap))
+            != 0)
+        {
+            json_decref(json);
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
     }
 
     return ngx_http_kong_shift_send_json(r, NGX_HTTP_OK, json, 0);

@@ -18,6 +18,8 @@ typedef struct {
 static void ngx_http_kong_shift_read_handler(ngx_http_request_t *r);
 static ngx_int_t ngx_http_kong_shift_read(ngx_http_request_t *r,
     ngx_http_kong_shift_body_t *body);
+static ngx_int_t ngx_http_kong_shift_body_too_large(ngx_http_request_t *r,
+    size_t max);
 
 
 ngx_int_t
@@ -31,6 +33,10 @@ ngx_http_kong_shift_read_body(ngx_http_request_t *r,
 
     kslcf = ngx_http_get_module_loc_conf(r, ngx_http_kong_shift_module);
 
+    if (r->headers_in.content_length_n > (off_t) kslcf->max_body) {
+        return ngx_http_kong_shift_body_too_large(r, kslcf->max_body);
+    }
+
     ctx = ngx_pcalloc(r->pool, sizeof(ngx_http_kong_shift_ctx_t));
     if (ctx == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -38,19 +44,14 @@ ngx_http_kong_shift_read_body(ngx_http_request_t *r,
 
     ngx_http_set_ctx(r, ctx, ngx_http_kong_shift_module);
 
-    if (r->headers_in.content_length_n > (off_t) kslcf->max_body) {
-        body = NULL;
-
-    } else {
-        body = ngx_palloc(r->pool, sizeof(ngx_http_kong_shift_body_t));
-        if (body == NULL) {
-            return NGX_HTTP_INTERNAL_SERVER_ERROR;
-        }
-
-        body->handler = handler;
-        body->len = 0;
-        body->max = kslcf->max_body;
+    body = ngx_palloc(r->pool, sizeof(ngx_http_kong_shift_body_t));
+    if (body == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
+
+    body->handler = handler;
+    body->len = 0;
+    body->max = kslcf->max_body;
 
     ctx->api = body;
 
@@ -72,16 +73,14 @@ ngx_http_kong_shift_read_body(ngx_http_request_t *r,
 static void
 ngx_http_kong_shift_read_handler(ngx_http_request_t *r)
 {
-    ngx_int_t                        rc;
-    ngx_http_kong_shift_ctx_t       *ctx;
-    ngx_http_kong_shift_body_t      *body;
-    ngx_http_kong_shift_problem_t    problem;
-    ngx_http_kong_shift_loc_conf_t  *kslcf;
+    ngx_int_t                    rc;
+    ngx_http_kong_shift_ctx_t   *ctx;
+    ngx_http_kong_shift_body_t  *body;
 
     ctx = ngx_http_get_module_ctx(r, ngx_http_kong_shift_module);
     body = ctx->api;
 
-    rc = body ? ngx_http_kong_shift_read(r, body) : NGX_DECLINED;
+    rc = ngx_http_kong_shift_read(r, body);
 
     if (rc == NGX_AGAIN) {
         r->read_event_handler = ngx_http_kong_shift_read_handler;
@@ -90,22 +89,28 @@ ngx_http_kong_shift_read_handler(ngx_http_request_t *r)
 
     r->read_event_handler = ngx_http_block_reading;
 
-    if (rc == NGX_DECLINED) {
-        kslcf = ngx_http_get_module_loc_conf(r, ngx_http_kong_shift_module);
-
-        ngx_http_kong_shift_set_problem(&problem, "body_too_large",
-                                        "the body may have %uz bytes",
-                                        kslcf->max_body);
-
-        rc = ngx_http_kong_shift_send_problem(r, &problem);
-    }
-
-    if (rc != NGX_OK || body == NULL || r->header_sent) {
-        ngx_http_finalize_request(r, rc);
+    if (rc == NGX_OK) {
+        body->handler(r, body->text, body->len);
         return;
     }
 
-    body->handler(r, body->text, body->len);
+    if (rc == NGX_DECLINED) {
+        rc = ngx_http_kong_shift_body_too_large(r, body->max);
+    }
+
+    ngx_http_finalize_request(r, rc);
+}
+
+
+static ngx_int_t
+ngx_http_kong_shift_body_too_large(ngx_http_request_t *r, size_t max)
+{
+    ngx_http_kong_shift_problem_t  problem;
+
+    ngx_http_kong_shift_set_problem(&problem, "body_too_large",
+                                    "the body may have %uz bytes", max);
+
+    return ngx_http_kong_shift_send_problem(r, &problem);
 }
 
 

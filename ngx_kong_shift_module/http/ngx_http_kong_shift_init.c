@@ -72,17 +72,7 @@ ngx_http_kong_shift_init_shift(ngx_conf_t *cf,
     ngx_http_upstream_srv_conf_t    *pool;
     ngx_http_kong_shift_srv_conf_t  *pkscf;
 
-#if (nginx_version >= 1029007)
-
-    /* "keepalive" is on by default there, and belongs to the pools */
-
-    if (kscf->initialized) {
-        us->peer.init = ngx_http_kong_shift_init_peer;
-    }
-
-#endif
-
-    if (!kscf->initialized || us->peer.init != ngx_http_kong_shift_init_peer) {
+    if (us->peer.init_upstream != ngx_http_kong_shift_init_upstream) {
         ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
                       "no balancing method and no \"keepalive\" is allowed "
                       "beside \"kong_shift\" in upstream \"%V\" in %s:%ui, "
@@ -90,6 +80,10 @@ ngx_http_kong_shift_init_shift(ngx_conf_t *cf,
                       &us->host, kscf->file, kscf->line);
         return NGX_ERROR;
     }
+
+    /* since 1.29.7 nginx puts its "keepalive" in front of any upstream */
+
+    us->peer.init = ngx_http_kong_shift_init_peer;
 
     for (i = 0; i < 2; i++) {
 

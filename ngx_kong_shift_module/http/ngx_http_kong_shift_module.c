@@ -154,7 +154,6 @@ ngx_http_kong_shift_create_srv_conf(ngx_conf_t *cf)
      *     kscf->key_text = { 0, NULL };
      *     kscf->seed = { 0, NULL };
      *     kscf->seed_hash = 0;
-     *     kscf->initialized = 0;
      *     kscf->directive = NULL;
      */
 

@@ -259,7 +259,9 @@ ngx_http_kong_shift_is_json(ngx_http_request_t *r)
     value = &r->headers_in.content_type->value;
 
     for (len = 0; len < value->len; len++) {
-        if (value->data[len] == ';' || value->data[len] == ' ') {
+        if (value->data[len] == ';' || value->data[len] == ' '
+            || value->data[len] == '\t')
+        {
             break;
         }
     }

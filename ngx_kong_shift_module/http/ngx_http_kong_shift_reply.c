@@ -134,9 +134,13 @@ ngx_http_kong_shift_send(ngx_http_request_t *r, ngx_uint_t status,
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    /* the tags are ours to compare, before a change and not after it */
+    /* If-Match is ours to compare, before a change and not after it */
 
-    r->disable_not_modified = 1;
+    if (r->headers_in.if_match
+        || !(r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD)))
+    {
+        r->disable_not_modified = 1;
+    }
 
     r->headers_out.status = status;
     r->headers_out.content_length_n = b->last - b->pos;
@@ -175,6 +179,10 @@ ngx_http_kong_shift_add_header(ngx_http_request_t *r, const char *name,
     h = ngx_list_push(&r->headers_out.headers);
     if (h == NULL) {
         return NGX_ERROR;
+    }
+
+    if (ngx_strcmp(name, "ETag") == 0) {
+        r->headers_out.etag = h;
     }
 
     h->hash = 1;
@@ -352,7 +360,7 @@ json_t *
 ngx_http_kong_shift_json_events(ngx_kong_shift_t *shift,
     ngx_kong_shift_event_t *events, ngx_uint_t n, uint64_t last)
 {
-    json_t                  *json, *list, *before, *after;
+    json_t                  *json, *list, *event, *before, *after;
     ngx_uint_t               i;
     ngx_kong_shift_event_t  *ev;
 
@@ -365,14 +373,18 @@ ngx_http_kong_shift_json_events(ngx_kong_shift_t *shift,
         before = ngx_http_kong_shift_json_flags(ev->before, shift->gated);
         after = ngx_http_kong_shift_json_flags(ev->after, shift->gated);
 
-        (void) json_array_append_new(list,
-                         json_pack("{sI, so, ss, ss, ss, sI, so, so}",
-                             "id", (json_int_t) ev->id,
-                             "time", ngx_kong_shift_json_time(ev->time),
-                             "action", ngx_http_kong_shift_actions[ev->action],
-                             "by", ev->by, "comment", ev->comment,
-                             "generation", (json_int_t) ev->generation,
-                             "before", before, "after", after));
+        event = json_pack("{sI, so, ss, ss, ss, sI, so, so}",
+                          "id", (json_int_t) ev->id,
+                          "time", ngx_kong_shift_json_time(ev->time),
+                          "action", ngx_http_kong_shift_actions[ev->action],
+                          "by", ev->by, "comment", ev->comment,
+                          "generation", (json_int_t) ev->generation,
+                          "before", before, "after", after);
+
+        if (json_array_append_new(list, event) != 0) {
+            json_decref(json);
+            return NULL;
+        }
     }
 
     return json;

@@ -78,7 +78,6 @@ ngx_http_kong_shift_init_upstream(ngx_conf_t *cf,
     }
 
     us->peer.init = ngx_http_kong_shift_init_peer;
-    kscf->initialized = 1;
 
     return NGX_OK;
 }

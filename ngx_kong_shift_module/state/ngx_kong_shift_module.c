@@ -320,14 +320,14 @@ ngx_kong_shift_init_conf(ngx_cycle_t *cycle, void *conf)
 
     ngx_conf_t  cf;
 
-    if (kscf->shifts.nelts == 0) {
-        return NGX_CONF_OK;
-    }
-
     if (kscf->state.len
         && ngx_kong_shift_check_folder(cycle, kscf) != NGX_OK)
     {
         return NGX_CONF_ERROR;
+    }
+
+    if (kscf->shifts.nelts == 0) {
+        return NGX_CONF_OK;
     }
 
     if (ngx_kong_shift_set_size(cycle, kscf) != NGX_OK) {

@@ -114,7 +114,8 @@ ngx_kong_shift_op_try(ngx_kong_shift_op_t *op)
 /*
  * Applies the change to the state of this moment, or, if "prepared", publishes
  * the saved op->state provided that nobody was faster.  NGX_OK; NGX_DECLINED
- * with op->result; NGX_ABORT when the workers of a new configuration took over.
+ * with op->result; NGX_BUSY when the lease was lost; NGX_ABORT when the workers
+ * of a new configuration took over.
  */
 
 static ngx_int_t
@@ -135,9 +136,10 @@ ngx_kong_shift_op_publish(ngx_kong_shift_op_t *op, ngx_uint_t prepared)
     } else if (prepared) {
         rc = NGX_OK;
 
-        if (ngx_kong_shift_word_generation(rec->word) != op->base
-            || kscf->sh->token != op->token)
-        {
+        if (kscf->sh->token != op->token) {
+            rc = NGX_BUSY;
+
+        } else if (ngx_kong_shift_word_generation(rec->word) != op->base) {
             op->result = NGX_KONG_SHIFT_MISMATCH;
             rc = NGX_DECLINED;
         }
@@ -365,7 +367,9 @@ ngx_kong_shift_op_post(ngx_kong_shift_op_t *op)
 static void
 ngx_kong_shift_op_checked(ngx_kong_shift_op_t *op)
 {
-    if (op->rc != NGX_OK
+    /* for a missing file the id is 0, as it is before the first save */
+
+    if (op->rc == NGX_ERROR
         || ngx_kong_shift_same_file(&op->file.id, &op->kscf->sh->file))
     {
         ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_DONE);
@@ -396,11 +400,12 @@ ngx_kong_shift_op_loaded(ngx_kong_shift_op_t *op)
         }
     }
 
-    if (op->rc == NGX_ERROR) {
+    if (op->rc != NGX_OK) {
         ngx_log_error(NGX_LOG_ERR, op->log, op->file.err,
-                      "kong_shift state file \"%s\" was replaced and cannot "
-                      "be read: %s; it will be written anew",
-                      op->file.path, op->file.what);
+                      "kong_shift state file \"%s\" was changed by somebody "
+                      "and cannot be used: %s; it will be written anew",
+                      op->file.path,
+                      op->rc == NGX_DECLINED ? "it is gone" : op->file.what);
 
         (void) ngx_kong_shift_file_stat(op->file.path, &op->kscf->sh->file);
         ngx_kong_shift_mark_unsaved(op->kscf);
@@ -455,6 +460,11 @@ ngx_kong_shift_op_saved(ngx_kong_shift_op_t *op)
         /* the lease was lost to somebody who may have saved before us */
 
         ngx_kong_shift_mark_unsaved(kscf);
+
+        if (rc != NGX_OK) {
+            ngx_kong_shift_outrun_locked(op->shift->record,
+                                         op->state.generation);
+        }
 
         ngx_shmtx_unlock(&kscf->shpool->mutex);
 

@@ -145,12 +145,11 @@ ngx_kong_shift_set_aside(ngx_kong_shift_conf_t *kscf, const char *reason,
                   &kscf->state)
         = '\0';
 
-    /* nginx -t only looks */
-
     ngx_log_error(NGX_LOG_ERR, log, err,
-                  "kong_shift state file \"%V\" cannot be used and is moved "
+                  "kong_shift state file \"%V\" cannot be used and %s moved "
                   "to \"%s\": %s; every shift starts with its weight= and a "
-                  "closed gate", &kscf->state, aside, reason);
+                  "closed gate", &kscf->state,
+                  ngx_test_config ? "would be" : "is", aside, reason);
 
     if (!ngx_test_config
         && ngx_rename_file(kscf->state.data, aside) == NGX_FILE_ERROR)
@@ -494,10 +493,10 @@ ngx_kong_shift_check_folder(ngx_cycle_t *cycle, ngx_kong_shift_conf_t *kscf)
 
     if (!ngx_kong_shift_can_write(ccf, file.folder)) {
         ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
-                      "user \"%s\" cannot write the folder \"%s\" of the "
-                      "kong_shift state file in %s:%ui",
-                      geteuid() == 0 && ccf->master ? ccf->username
-                                                    : "of this process",
+                      "%s%s cannot write the folder \"%s\" of the kong_shift "
+                      "state file in %s:%ui",
+                      geteuid() == 0 ? "user " : "the current user",
+                      geteuid() == 0 ? ccf->username : "",
                       file.folder, kscf->file, kscf->line);
         return NGX_ERROR;
     }
