@@ -5,7 +5,7 @@
 cmd_cp_restore() {
     no_more_arguments "$@"
     settings_load
-    need lb y.db.name
+    need lb y.kong y.admin y.db.name
     work_dir_open step 1/1 restore phase_restore
 }
 
@@ -56,7 +56,6 @@ restore_child() {
     with_db y pg_restore -w --no-owner --no-privileges --role="${SETTING[y.db.user]}" \
         --exit-on-error --single-transaction -d "$1" "$DUMP" >"$2" 2>&1
 }
-
 
 restore_compare() {
     digest_compare exact "$BASELINE" "$SCRATCH/y.json"

@@ -33,10 +33,12 @@ SQL
     row=${row#*|} owned=${row%%|*} mark=${row#*|}
     if [[ $mark =~ $pattern ]]; then
         TARGET=ours TARGET_STATE=${BASH_REMATCH[1]} TARGET_BACKUP=${BASH_REMATCH[2]}
+        # A restore that failed left it as empty as it was.
+        [[ $TARGET_STATE = restoring ]] || return 0
+    # An empty one of somebody else may be about to be used.
+    elif [[ $owned != t || ${SETTING[y.db.name]} = "${SETTING[y.db.maintenance]}" ]]; then
         return
     fi
-    # An empty one of somebody else may be about to be used.
-    [[ $owned = t && ${SETTING[y.db.name]} != "${SETTING[y.db.maintenance]}" ]] || return 0
     row=$(sql_row y <<'SQL'
 SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname NOT LIKE 'pg\_%' AND n.nspname <> 'information_schema';
