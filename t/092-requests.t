@@ -153,6 +153,28 @@ is("$r->{headers}{'x-cache'} $r->{body}", "HIT old GET /stored\n",
     'stored: a hit');
 is($r->{headers}{'x-pool'} // '', '', 'stored: no pool was chosen for a hit');
 
+# a request and all its parts are one choice
+$t->weight(50);
+my %whole;
+for (1 .. 20) {
+    my ($status, @parts) = map { /^(\w+)/ } split /\n| /, body('/ssi');
+    $whole{ join ' ', sort grep { /old|new/ } @parts }++;
+}
+is_deeply(\%whole, { 'old old old old' => 10, 'new new new new' => 10 },
+    'the parts of a page come from one pool, which is chosen once');
+my $mirrors = () = join("\n", $b->access_log(0)) =~ /"mirror"/g;
+my %mirrored;
+for (1 .. 20) {
+    my $pool = (split ' ', body('/mirrored'))[1];
+    my @lines = grep { /"mirror"/ } $b->access_log(0);
+    retry_until(sub { @lines = grep { /"mirror"/ } $b->access_log(0);
+        return @lines > $mirrors });
+    my ($port) = $lines[-1] =~ /^(\d+)/;
+    $mirrored{ $port == $t->port($pool) }++;
+    $mirrors = @lines;
+}
+is_deeply(\%mirrored, { 1 => 20 }, 'a mirror goes where its request went');
+
 # clients that leave early
 $t->weight(50);
 for my $i (1 .. 40) {

@@ -57,7 +57,7 @@ sub new {
     # when root starts nginx, its workers are somebody else
     chmod 0755, $dir or die "chmod $dir: $!";
 
-    my $self = bless { dir => $dir, ports => {}, addr => own_address(),
+    my $self = bless { dir => $dir, ports => {}, addr => KongShift::Nginx::own_address(),
         nginx => [], %o }, $class;
 
     return $self;
@@ -65,16 +65,6 @@ sub new {
 
 sub dir  { $_[0]{dir} }
 sub addr { $_[0]{addr} }
-
-# an address nobody else of this machine uses: a process id is unique
-sub own_address {
-    my $addr = sprintf '127.%d.%d.%d', 64 + ($$ >> 16 & 127), $$ >> 8 & 255,
-        $$ & 255;
-    $addr =~ s/\.0$/.255/;
-
-    my $s = IO::Socket::INET->new(LocalAddr => $addr, Listen => 1);
-    return $s ? $addr : '127.0.0.1';
-}
 
 # a port by name; below the range from which the kernel takes ports of clients
 sub port {

@@ -5,6 +5,7 @@ package KongShift::Nginx;
 use strict;
 use warnings;
 
+use IO::Socket::INET;
 use POSIX qw(WNOHANG);
 use Test::More;
 use Time::HiRes qw(sleep time);
@@ -12,6 +13,16 @@ use Time::HiRes qw(sleep time);
 my %known;      # pids of masters started here
 my $subreaper;
 
+
+# an address nobody else of this machine uses: a process id is unique
+sub own_address {
+    my $addr = sprintf '127.%d.%d.%d', 64 + ($$ >> 16 & 127), $$ >> 8 & 255,
+        $$ & 255;
+    $addr =~ s/\.0$/.255/;
+
+    my $s = IO::Socket::INET->new(LocalAddr => $addr, Listen => 1);
+    return $s ? $addr : '127.0.0.1';
+}
 
 sub worker_user {
     return (getpwuid $>)[0] if $> != 0;

@@ -19,7 +19,7 @@ use IO::Socket::INET;
 
 use KongShift::Nginx;
 
-my ($root, $owner, $dir);
+my ($root, $owner, $dir, $addr);
 
 # runs after that of Test::Nginx, which is met later and needs its files
 END {
@@ -40,19 +40,21 @@ BEGIN {
     $dir = File::Temp::tempdir('kong-shift-XXXXXXXX', TMPDIR => 1);
     chmod 0755, $dir;
 
+    $addr = KongShift::Nginx::own_address();
+
     my @port;
     while (@port < 4) {
         my $port = 10000 + int rand 20000;
-        my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1',
+        my $s = IO::Socket::INET->new(LocalAddr => $addr,
             LocalPort => $port, Listen => 1) or next;
         push @port, $port;
     }
 
     $ENV{TEST_NGINX_SERVROOT} = "$dir/servroot";
-    $ENV{TEST_NGINX_SERVER_PORT} = "127.0.0.1:$port[0]";
+    $ENV{TEST_NGINX_SERVER_PORT} = "$addr:$port[0]";
     $ENV{TEST_NGINX_CLIENT_PORT} = $port[0];
-    $ENV{TEST_NGINX_OLD} = "127.0.0.1:$port[1]";
-    $ENV{TEST_NGINX_NEW} = "127.0.0.1:$port[2]";
+    $ENV{TEST_NGINX_OLD} = "$addr:$port[1]";
+    $ENV{TEST_NGINX_NEW} = "$addr:$port[2]";
     $ENV{TEST_NGINX_STREAM_PORT} = $port[3];
     $ENV{TEST_NGINX_LOAD_MODULES}
         //= "$root/build/ngx_kong_shift_module.so";
@@ -62,6 +64,8 @@ BEGIN {
 }
 
 use Test::Nginx::Util ();
+
+Test::Nginx::Util::server_addr($addr);
 
 Test::Nginx::Util::add_block_preprocessor(sub {
     my ($block) = @_;
