@@ -94,6 +94,25 @@ typedef struct {
 } ngx_http_kong_shift_problem_t;
 
 
+typedef json_t *(*ngx_http_kong_shift_json_pt)(ngx_kong_shift_conf_t *conf,
+    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_snapshot_t *snap);
+
+
+typedef ngx_int_t (*ngx_http_kong_shift_parse_pt)(json_t *body,
+    ngx_kong_shift_change_t *change, ngx_http_kong_shift_problem_t *problem);
+
+
+/* what is below /shifts/NAME */
+
+typedef struct {
+    ngx_str_t                      name;
+    ngx_uint_t                     methods;    /* but GET and HEAD */
+    const char                    *allow;
+    ngx_http_kong_shift_json_pt    json;
+    ngx_http_kong_shift_parse_pt   parse;
+} ngx_http_kong_shift_resource_t;
+
+
 /* upstream */
 
 /* Checks the configuration when all of it is known. */
@@ -120,6 +139,27 @@ ngx_int_t ngx_http_kong_shift_freeze_handler(ngx_http_request_t *r);
 
 ngx_int_t ngx_http_kong_shift_api_handler(ngx_http_request_t *r);
 
+/*
+ * Finds what the path names; *kscf is NULL for the list of shifts.  NGX_ERROR
+ * with *problem when it names nothing.
+ */
+ngx_int_t ngx_http_kong_shift_route(ngx_http_request_t *r,
+    ngx_http_kong_shift_srv_conf_t **kscf,
+    ngx_http_kong_shift_resource_t **resource,
+    ngx_http_kong_shift_problem_t *problem);
+
+ngx_kong_shift_conf_t *ngx_http_kong_shift_conf(void);
+
+
+/* write */
+
+/* Carries out the change in the body, and answers. */
+void ngx_http_kong_shift_write(ngx_http_request_t *r, u_char *text,
+    size_t len);
+
+/* Of a worker whose zone now belongs to others. */
+void ngx_http_kong_shift_set_replaced(ngx_http_kong_shift_problem_t *problem);
+
 
 /* body */
 
@@ -142,9 +182,6 @@ ngx_int_t ngx_http_kong_shift_read_body(ngx_http_request_t *r,
  * The handlers below turn a JSON body into a change.  NGX_OK, or NGX_ERROR
  * with *problem filled.
  */
-
-typedef ngx_int_t (*ngx_http_kong_shift_parse_pt)(json_t *body,
-    ngx_kong_shift_change_t *change, ngx_http_kong_shift_problem_t *problem);
 
 ngx_int_t ngx_http_kong_shift_parse_body(u_char *text, size_t len,
     ngx_uint_t optional, ngx_http_kong_shift_parse_pt parse,

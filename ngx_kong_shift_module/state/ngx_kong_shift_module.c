@@ -7,8 +7,11 @@
 #include "ngx_kong_shift.h"
 
 
-/* the zone grows in steps, so that few reloads have to replace it */
-#define NGX_KONG_SHIFT_STEP      8
+/*
+ * The zone grows in large steps, so that hardly a reload has to replace it;
+ * room that is not used is never touched.
+ */
+#define NGX_KONG_SHIFT_STEP      64
 
 #define NGX_KONG_SHIFT_TICK      250
 #define NGX_KONG_SHIFT_PERIOD    400
@@ -491,10 +494,12 @@ ngx_kong_shift_init_zone(ngx_shm_zone_t *shm_zone, void *data)
            + (ngx_kong_shift_zone_capacity(shm_zone->shm.size) - 1)
              * sizeof(ngx_kong_shift_record_t);
 
-    kscf->sh = ngx_slab_calloc(kscf->shpool, size);
+    kscf->sh = ngx_slab_alloc(kscf->shpool, size);
     if (kscf->sh == NULL) {
         return NGX_ERROR;
     }
+
+    ngx_memzero(kscf->sh, offsetof(ngx_kong_shift_shctx_t, record));
 
     kscf->shpool->data = kscf->sh;
     kscf->sh->capacity = ngx_kong_shift_zone_capacity(shm_zone->shm.size);

@@ -85,6 +85,8 @@ ngx_kong_shift_add_record(ngx_kong_shift_shctx_t *sh, const char *name,
 
     rec = &sh->record[sh->nrecords];
 
+    ngx_memzero(rec, sizeof(ngx_kong_shift_record_t));
+
     ngx_memcpy(rec->name, name, len);
 
     rec->slot[0] = *st;

@@ -1,0 +1,301 @@
+
+/*
+ * Copyright (C) kong-shift contributors
+ */
+
+
+#include "ngx_http_kong_shift.h"
+
+
+typedef struct {
+    ngx_http_kong_shift_srv_conf_t   *kscf;
+    ngx_http_kong_shift_resource_t   *resource;
+    ngx_uint_t                        starting;
+    ngx_uint_t                        done;
+    ngx_kong_shift_op_t               op;
+} ngx_http_kong_shift_write_t;
+
+
+static void ngx_http_kong_shift_match(ngx_http_request_t *r,
+    ngx_kong_shift_t *shift, ngx_kong_shift_change_t *change);
+static void ngx_http_kong_shift_written(ngx_kong_shift_op_t *op);
+static void ngx_http_kong_shift_answer(ngx_http_request_t *r);
+static void ngx_http_kong_shift_op_problem(ngx_http_kong_shift_write_t *w,
+    ngx_http_kong_shift_problem_t *problem);
+
+
+void
+ngx_http_kong_shift_write(ngx_http_request_t *r, u_char *text, size_t len)
+{
+    ngx_int_t                       rc;
+    ngx_http_kong_shift_ctx_t      *ctx;
+    ngx_http_kong_shift_write_t    *w;
+    ngx_http_kong_shift_problem_t   problem;
+
+    w = ngx_pcalloc(r->pool, sizeof(ngx_http_kong_shift_write_t));
+    if (w == NULL) {
+        ngx_http_finalize_request(r, NGX_HTTP_INTERNAL_SERVER_ERROR);
+        return;
+    }
+
+    if (ngx_http_kong_shift_route(r, &w->kscf, &w->resource, &problem)
+        != NGX_OK)
+    {
+        rc = ngx_http_kong_shift_send_problem(r, &problem);
+        ngx_http_finalize_request(r, rc);
+        return;
+    }
+
+    w->op.change.action = NGX_KONG_SHIFT_ABORT;
+
+    if (ngx_http_kong_shift_parse_body(text, len,
+                                       r->method == NGX_HTTP_POST,
+                                       w->resource->parse, &w->op.change,
+                                       &problem)
+        != NGX_OK)
+    {
+        rc = ngx_http_kong_shift_send_problem(r, &problem);
+        ngx_http_finalize_request(r, rc);
+        return;
+    }
+
+    ngx_http_kong_shift_match(r, w->kscf->shift, &w->op.change);
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_kong_shift_module);
+    ctx->api = w;
+
+    w->op.kscf = ngx_http_kong_shift_conf();
+    w->op.shift = w->kscf->shift;
+    w->op.pool = r->pool;
+    w->op.log = r->connection->log;
+    w->op.handler = ngx_http_kong_shift_written;
+    w->op.data = r;
+
+    ngx_cpystrn((u_char *) w->op.by, r->connection->addr_text.data,
+                ngx_min(r->connection->addr_text.len + 1,
+                        sizeof(w->op.by)));
+
+    r->write_event_handler = ngx_http_kong_shift_answer;
+
+    /* a client that goes away must not take the memory of the change along */
+
+    r->main->blocked++;
+
+    w->starting = 1;
+
+    ngx_kong_shift_op_start(&w->op);
+
+    w->starting = 0;
+
+    if (w->done) {
+        ngx_http_kong_shift_answer(r);
+    }
+}
+
+
+static void
+ngx_http_kong_shift_match(ngx_http_request_t *r, ngx_kong_shift_t *shift,
+    ngx_kong_shift_change_t *change)
+{
+    u_char                     *p, *last, tag[NGX_INT64_LEN + 2];
+    size_t                      len;
+    ngx_str_t                   value;
+    ngx_kong_shift_snapshot_t   snap;
+
+    /* what stops the traffic to new is never refused */
+
+    if (r->headers_in.if_match == NULL
+        || change->action == NGX_KONG_SHIFT_ABORT
+        || change->action == NGX_KONG_SHIFT_CLOSE_GATE)
+    {
+        return;
+    }
+
+    value = r->headers_in.if_match->value;
+
+    if (value.len == 1 && value.data[0] == '*') {
+        return;
+    }
+
+    ngx_kong_shift_read(shift->record, &snap);
+
+    len = ngx_sprintf(tag, "\"%uL\"", snap.state.generation) - tag;
+
+    /*
+     * One of the list must be the current one, and it must still be when the
+     * change is made.  Generation 0 never is.
+     */
+
+    change->match = 1;
+    change->generation = 0;
+
+    last = value.data + value.len;
+
+    for (p = value.data; p < last; p++) {
+
+        while (p < last && (*p == ' ' || *p == '\t')) {
+            p++;
+        }
+
+        if ((size_t) (last - p) >= len
+            && ngx_strncmp(p, tag, len) == 0
+            && (p + len == last || p[len] == ' ' || p[len] == '\t'
+                || p[len] == ','))
+        {
+            change->generation = snap.state.generation;
+            return;
+        }
+
+        while (p < last && *p != ',') {
+            p++;
+        }
+    }
+}
+
+
+static void
+ngx_http_kong_shift_written(ngx_kong_shift_op_t *op)
+{
+    ngx_connection_t             *c;
+    ngx_http_request_t           *r;
+    ngx_http_kong_shift_ctx_t    *ctx;
+    ngx_http_kong_shift_write_t  *w;
+
+    r = op->data;
+    c = r->connection;
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_kong_shift_module);
+    w = ctx->api;
+
+    w->done = 1;
+    r->main->blocked--;
+
+    if (w->starting) {
+        return;
+    }
+
+    /* or what nginx put there to end the request of a client that left */
+
+    r->write_event_handler(r);
+
+    ngx_http_run_posted_requests(c);
+}
+
+
+static void
+ngx_http_kong_shift_answer(ngx_http_request_t *r)
+{
+    json_t                         *json;
+    ngx_int_t                       rc;
+    ngx_http_kong_shift_ctx_t      *ctx;
+    ngx_kong_shift_snapshot_t       snap;
+    ngx_http_kong_shift_write_t    *w;
+    ngx_http_kong_shift_problem_t   problem;
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_kong_shift_module);
+    w = ctx->api;
+
+    if (!w->done) {
+        return;
+    }
+
+    r->write_event_handler = ngx_http_request_empty_handler;
+
+    if (w->op.status != NGX_KONG_SHIFT_OP_DONE) {
+        ngx_http_kong_shift_op_problem(w, &problem);
+        rc = ngx_http_kong_shift_send_problem(r, &problem);
+        ngx_http_finalize_request(r, rc);
+        return;
+    }
+
+    /* the state that this change made, whatever came after it */
+
+    snap.state = w->op.state;
+    snap.word = ngx_kong_shift_word(&snap.state, 0);
+    snap.unsaved = !w->op.saved;
+
+    json = w->resource->json(w->op.kscf, w->kscf, &snap);
+
+    rc = ngx_http_kong_shift_send_json(r, NGX_HTTP_OK, json,
+                                       snap.state.generation);
+
+    ngx_http_finalize_request(r, rc);
+}
+
+
+void
+ngx_http_kong_shift_set_replaced(ngx_http_kong_shift_problem_t *problem)
+{
+    ngx_http_kong_shift_set_problem(problem, "replaced",
+                                    "this worker is of a configuration that "
+                                    "was replaced, nothing was changed; "
+                                    "connect again");
+    problem->retry = 1;
+}
+
+
+static void
+ngx_http_kong_shift_op_problem(ngx_http_kong_shift_write_t *w,
+    ngx_http_kong_shift_problem_t *problem)
+{
+    ngx_str_t                  *name;
+    ngx_kong_shift_snapshot_t   snap;
+
+    name = &w->kscf->shift->name;
+
+    ngx_kong_shift_read(w->kscf->shift->record, &snap);
+
+    switch (w->op.status) {
+
+    case NGX_KONG_SHIFT_OP_REFUSED:
+
+        if (w->op.result == NGX_KONG_SHIFT_GATE_CLOSED) {
+            ngx_http_kong_shift_set_problem(problem, "gate_closed",
+                "the gate of \"%V\" is closed, so its weight stays 0 until "
+                "the control-plane phase has passed", name);
+
+        } else if (w->op.result == NGX_KONG_SHIFT_GATE_OFF) {
+            ngx_http_kong_shift_set_problem(problem, "gate_off",
+                "\"%V\" has no \"kong_shift_gate on\"", name);
+
+        } else if (w->op.change.match) {
+            ngx_http_kong_shift_set_problem(problem, "generation_mismatch",
+                "If-Match is not the current generation %uL of \"%V\"",
+                snap.state.generation, name);
+
+        } else {
+            ngx_http_kong_shift_set_problem(problem, "generation_mismatch",
+                "\"%V\" was aborted while this change was being saved", name);
+        }
+
+        break;
+
+    case NGX_KONG_SHIFT_OP_BUSY:
+
+        ngx_http_kong_shift_set_problem(problem, "busy",
+            "another change was being saved for 5 seconds, nothing was "
+            "changed");
+        problem->retry = 1;
+        break;
+
+    case NGX_KONG_SHIFT_OP_REPLACED:
+
+        ngx_http_kong_shift_set_replaced(problem);
+        break;
+
+    case NGX_KONG_SHIFT_OP_NOT_SAVED:
+
+        ngx_http_kong_shift_set_problem(problem, "not_saved",
+            "%s failed for the state file (%d: %s), nothing was changed",
+            w->op.file.what, (int) w->op.file.err,
+            strerror(w->op.file.err));
+        break;
+
+    default:
+
+        ngx_http_kong_shift_set_problem(problem, "internal_error",
+                                        "no memory, nothing was changed");
+    }
+
+    problem->current = (json_int_t) snap.state.generation;
+}
