@@ -49,7 +49,17 @@ my $front = $t->front(workers => 2, weight => 10,
         location ~ ^/shifts { kong_shift_api write=on; }
         location /outer/ { location /outer/inner/ { kong_shift_api; } }
         location = /exact { kong_shift_api write=on; }
-        location /plain/ { return 200 "plain\\n"; } }
+        location /plain/ { return 200 "plain\\n"; }
+        location /allowed/ { kong_shift_api write=on;
+            limit_except GET { allow 127.0.0.0/8; deny all; } }
+        location /denied/ { kong_shift_api write=on;
+            limit_except GET { deny all; } }
+        location /gzip/ { kong_shift_api write=on; gzip on; gzip_min_length 1;
+            gzip_types application/json application/problem+json; }
+        location = /mirrored { mirror /shifts/kong/weight;
+            mirror_request_body off; proxy_pass http://dp_old; }
+        location = /mirrored_body { mirror /shifts/kong/weight;
+            proxy_pass http://dp_old; } }
 EOC
 ok($front->start, 'nginx starts') or BAIL_OUT($front->{start_output});
 
@@ -129,6 +139,43 @@ is($t->http('regex', 'GET', '/plain/shifts')->{body}, "plain\n",
     'nor to its neighbours');
 is_json($t->http('regex', 'GET', '/exact'), 404, { code => 'not_found' },
     'an exact location has nothing below it');
+
+is_json($t->http('regex', 'PUT', "/allowed$weight", body => '{"new":26}'), 200,
+    { new => 26 }, 'limit_except that allows');
+is($t->http('regex', 'PUT', "/denied$weight", body => '{"new":27}')->{status},
+    403, 'limit_except that denies');
+is_json($t->http('regex', 'GET', "/denied$weight"), 200, { new => 26 },
+    'limit_except lets readers pass');
+
+# a write is what a client asks for, never a copy of something else
+for my $uri ('/mirrored', '/mirrored_body') {
+    my $r = $t->http('regex', 'PUT', $uri, body => '{"new":28}');
+    is($r && $r->{body}, "old PUT $uri\n", "$uri: is served");
+    is($t->snapshot->{weight}{new}, 26, "$uri: the copy changes nothing");
+}
+
+my $r = $t->http('regex', 'GET', "/gzip$weight",
+    headers => ['Accept-Encoding: gzip']);
+is_json($t->http('regex', 'PUT', "/gzip$weight", body => '{"new":29}',
+    headers => ["If-Match: $r->{headers}{etag}", 'Accept-Encoding: identity']),
+    200, { new => 29 }, 'the tag of a compressed answer is good for If-Match');
+
+# nobody is asked for a body that will be refused
+for my $case (['too long', 413, 'Content-Length: 99999'],
+    ['from elsewhere', 403, 'Content-Length: 10', 'Host: evil.example'],
+    ['of a wrong type', 415, 'Content-Length: 10', 'Content-Type: text/plain'])
+{
+    my ($name, $status, @headers) = @$case;
+    my $c = $t->connect('admin');
+    $c->send($c->format_request('PUT', $weight,
+        headers => ['Expect: 100-continue', @headers]));
+    $c->until(qr/\r\n\r\n/);
+    like($c->{buf}, qr/\AHTTP\/1\.1 $status /, "a body $name: no 100 first");
+    $c->close_now;
+}
+is_json($t->http('admin', 'PUT', $weight, body => '{"new":30}',
+    headers => ["Content-Type: application/json\t; charset=utf-8"]), 200,
+    { new => 30 }, 'a tab after the type');
 
 
 # --- many that do not finish: others are served as if they were not there

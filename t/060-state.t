@@ -134,6 +134,45 @@ for my $i (1 .. 8) {
 }
 
 
+# --- an abort does not wait for a writer whose file takes its time
+
+{
+    my $pid = fork // die "fork: $!";
+    my $gone = "$t->{dir}/let-go";
+    if (!$pid) {
+        # what holds up every writer of the folder
+        open my $fh, '<', $dir or POSIX::_exit(1);
+        flock $fh, 2 or POSIX::_exit(1);
+        write_file("$t->{dir}/held", '');
+        select undef, undef, undef, 0.01 while !-e $gone && getppid() != 1;
+        POSIX::_exit(0);
+    }
+    wait_for('the lock', sub { -e "$t->{dir}/held" });
+
+    my ($put, $abort) = map { $t->connect('admin') } 1 .. 2;
+    $put->send($put->format_request('PUT', '/shifts/kong/weight',
+        body => '{"new":0}'));
+    ok(!$put->fill(0.3), 'a writer waits for the folder');
+    $abort->send($abort->format_request('POST', '/shifts/kong/abort'));
+    ok(retry_until(sub { $t->snapshot->{aborted} }, 3),
+        'an abort is in force meanwhile');
+
+    write_file($gone, '');
+    waitpid $pid, 0;
+    my $r = $put->response;
+    like($r ? $r->{status} : 'none', qr/^(?:409|412|503)$/,
+        'the writer is refused');
+    is_json($abort->response, 200, { aborted => JSON::PP::true },
+        'the abort is answered');
+    ok(retry_until(\&saved), 'and saved');
+    remember();
+    is($told->{aborted}, JSON::PP::true, 'it stays in force');
+    $front->kill_all;
+    $front->start;
+    kept('an abort that overtook a writer');
+}
+
+
 # --- weight= that was edited since wins
 
 $t->weight(37.5);

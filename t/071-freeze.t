@@ -40,9 +40,16 @@ my $front = $t->front(workers => 2, state => $t->state_dir . '/state.json',
         location /other/ { kong_shift_freeze other; proxy_pass http://$old; }
         location /free/ { proxy_pass http://$old; }
 EOC
-    http => <<'EOC');
+    http => <<"EOC2");
     upstream other { kong_shift old=dp_old new=dp_new weight=0; }
-EOC
+    server {
+        listen @{[ $t->listen_at('whole') ]};
+        kong_shift_freeze kong;
+        location / { proxy_pass http://$old; }
+        location /other/ { kong_shift_freeze other; proxy_pass http://$old; }
+        location /api/ { kong_shift_api write=on; }
+    }
+EOC2
 ok($front->start, 'nginx starts') or BAIL_OUT($front->{start_output});
 
 sub call {
@@ -158,6 +165,17 @@ is_json($r, 503, { code => 'frozen' }, 'a chunked body');
 passes('POST', '/free/services');
 passes('POST', '/other/services');
 passes('POST', '/');
+
+# a whole server; the endpoint within it is never frozen itself
+is_json($t->http('whole', 'POST', '/services', body => 'x'), 503,
+    { code => 'frozen' }, 'a frozen server');
+is($t->http('whole', 'POST', '/other/services', body => 'x')->{status}, 200,
+    'a location of it with another shift');
+is_json($t->http('whole', 'POST', '/api/shifts/kong/abort'), 200,
+    { aborted => JSON::PP::true }, 'abort within a frozen server');
+is_json($t->http('whole', 'PUT', '/api/shifts/kong/freeze',
+    body => '{"state":"on"}'), 200, { state => 'on' },
+    'the freeze can be set within a frozen server');
 
 # it holds in every worker, and for what was asked on an open connection
 my %seen;

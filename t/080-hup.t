@@ -192,6 +192,40 @@ is(weights('c'), 'c=46', 'what runs is the truth');
 ok(retry_until(sub { (read_file($file) // '') =~ /\b46\b/ }),
     'the file is brought up to date');
 
+# nor does a newer one by its number, however the reload comes about
+my $stale = read_file($file);
+for my $i (1 .. 6) {
+    my $path = "$dir/stale$i.json";
+    write_file($path, $stale);
+    chown +(stat $dir)[4, 5], $path if $> == 0;
+
+    $t->weight($i, 'c');
+    conf([c => 'weight=3; kong_shift_gate on;'], state => $path);
+    $front->reload or fail('reload');
+    ok(retry_until(sub { (read_file($path) // '') =~ /"weight":\s*$i\b/ }, 5),
+        "stale file $i: is replaced");
+    is(weights('c'), "c=$i", "stale file $i: what runs is the truth");
+}
+$t->weight(46, 'c');
+conf([c => 'weight=3; kong_shift_gate on;'], state => $file);
+ok($front->reload, 'back once more');
+
+# a zone of a fixed size: what was removed takes no room of what is added
+conf([map({ ("m$_" => 'weight=1;') } 1 .. 3), c => 'weight=3; kong_shift_gate on;'],
+    zone => '512k');
+ok($front->reload, 'a zone of a fixed size');
+for my $i (1 .. 4) {
+    my @shifts = (map({ ("m$i-$_" => "weight=$i;") } 1 .. 3),
+        c => 'weight=3; kong_shift_gate on;');
+    conf([@shifts], zone => '512k');
+    my ($ok) = $front->test_conf($front->{conf}, $front->{main});
+    ok($ok && $front->reload, "others in it: $i");
+    is(weights("m$i-1", 'c'), "m$i-1=$i c=46", "others in it: weights of $i");
+    next if $i % 2;
+    ok($front->stop && $front->start, "others in it: restart $i");
+    is(weights("m$i-1", 'c'), "m$i-1=$i c=46", 'and weights again');
+}
+
 
 # --- many of them under load
 

@@ -96,6 +96,33 @@ for my $i (1 .. 5) {
 is_deeply(\%answers, { '200 412' => 5 },
     'one tag, both binaries: one of two writers wins');
 
+# an abort told to one binary is in force in both, whatever the other was told
+# just before
+for my $i (1 .. 6) {
+    my ($puts, $by, $other) = ($i % 3, $i % 2 ? ($c_old, $c_new)
+        : ($c_new, $c_old));
+
+    $other->request('PUT', '/shifts/kong/weight', body => "{\"new\":$_}")
+        for 20 .. 20 + $puts;
+    is_json($by->request('POST', '/shifts/kong/abort'), 200,
+        { aborted => JSON::PP::true, effective => 0 }, "abort $i: answered");
+    my $seen = sub {
+        return join ' ', map { my $j = $_->request('GET', '/shifts/kong')
+            ->{json}; "$j->{aborted} $j->{weight}{new}" } $by, $other;
+    };
+    ok(retry_until(sub { $seen->() eq '1 0 1 0' }, 3),
+        "abort $i: in force in both") or diag($seen->());
+
+    # and stays so: as long as it takes either to look at the file again
+    my $end = time() + 1.2;
+    my $undone = '';
+    while (time() < $end && !$undone) {
+        $undone = $seen->() if $seen->() ne '1 0 1 0';
+        select undef, undef, undef, 0.1;
+    }
+    is($undone, '', "abort $i: and stays");
+}
+
 # roll back: the new one goes, the old one has what the new one was told
 $c_new = $t->connect_to('admin', @new);
 $c_new->request('PUT', '/shifts/kong/weight', body => '{"new":70}');
@@ -120,9 +147,35 @@ $t->weight(80);
 ok($front->reload, 'upgrade: a reload of the new binary');
 is($t->snapshot->{weight}{new}, 80, 'upgrade: and its weight');
 
+# an upgrade that brings a shift the old binary does not know: neither loses
+# what the other was told
+$front->set($t->front_conf(weight => 5, http => 'upstream extra { kong_shift '
+    . 'old=dp_old new=dp_new; }', extra => 'kong_shift_gate on; '
+    . 'kong_shift_key $arg_k;'));
+$front->upgrade;
+@new = $front->workers;
+@old = KongShift::Nginx::workers_of($front->{old_master});
+$t->connect_to('admin', @new)->request('PUT', '/shifts/extra/weight',
+    body => '{"new":33}');
+$t->connect_to('admin', @old)->request('PUT', '/shifts/kong/weight',
+    body => '{"new":44}');
+$t->connect_to('admin', @new)->request('PUT', '/shifts/extra/weight',
+    body => '{"new":34}');
+$t->connect_to('admin', @old)->request('PUT', '/shifts/kong/weight',
+    body => '{"new":45}');
 my $r = $t->stop_load($load);
 is($r->{failed}, 0, "load over all that: $r->{requests} requests, none failed,"
     . " $r->{stale} sent again") or diag("@{ $r->{errors} }");
+
+kill 'STOP', $front->{old_master}, $front->{master};
+kill 'KILL', $front->{old_master}, $front->{master}, @old, @new;
+$front->wait_gone(delete $front->{old_master}, delete $front->{master}, @old,
+    @new);
+ok($front->start, 'start after kill -9 of both');
+is($t->snapshot->{weight}{new}, 45, 'both binaries: what the old was told');
+is($t->snapshot('extra')->{weight}{new}, 34,
+    'both binaries: what the new was told');
+
 ok($front->stop, 'stop');
 
 # no state file: the new binary starts with weight=
