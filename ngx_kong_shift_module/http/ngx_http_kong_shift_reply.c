@@ -53,6 +53,10 @@ ngx_http_kong_shift_send_problem(ngx_http_request_t *r,
                                    json_integer(problem->current));
     }
 
+    /* a body that nobody will read is not asked for */
+
+    r->expect_tested = 1;
+
     rc = ngx_http_discard_request_body(r);
 
     if (rc != NGX_OK) {
@@ -134,13 +138,9 @@ ngx_http_kong_shift_send(ngx_http_request_t *r, ngx_uint_t status,
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    /* If-Match is ours to compare, before a change and not after it */
+    /* the tags are ours to compare, before a change and not after it */
 
-    if (r->headers_in.if_match
-        || !(r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD)))
-    {
-        r->disable_not_modified = 1;
-    }
+    r->disable_not_modified = 1;
 
     r->headers_out.status = status;
     r->headers_out.content_length_n = b->last - b->pos;
@@ -179,10 +179,6 @@ ngx_http_kong_shift_add_header(ngx_http_request_t *r, const char *name,
     h = ngx_list_push(&r->headers_out.headers);
     if (h == NULL) {
         return NGX_ERROR;
-    }
-
-    if (ngx_strcmp(name, "ETag") == 0) {
-        r->headers_out.etag = h;
     }
 
     h->hash = 1;

@@ -176,6 +176,8 @@ ngx_kong_shift_record_t *ngx_kong_shift_find_record(
 ngx_kong_shift_record_t *ngx_kong_shift_add_record(
     ngx_kong_shift_shctx_t *sh, const char *name, size_t len,
     const ngx_kong_shift_state_t *st);
+void ngx_kong_shift_init_record(ngx_kong_shift_record_t *rec,
+    const char *name, size_t len, const ngx_kong_shift_state_t *st);
 void ngx_kong_shift_read(ngx_kong_shift_record_t *rec,
     ngx_kong_shift_snapshot_t *snap);
 

@@ -409,19 +409,22 @@ ngx_kong_shift_set_size(ngx_cycle_t *cycle, ngx_kong_shift_conf_t *kscf)
         return NGX_OK;
     }
 
-    if (old && kscf->size == old->shm_zone->shm.size) {
-        n = used;
-    }
-
     if (ngx_kong_shift_zone_capacity(kscf->size) < n) {
         ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
-                      "kong_shift_zone of %uzk is too small for %ui shifts "
-                      "(those removed since the start count too), it must be "
-                      "at least %uzk in %s:%ui",
+                      "kong_shift_zone of %uzk is too small for %ui shifts, "
+                      "it must be at least %uzk in %s:%ui",
                       kscf->size / 1024, n,
                       (ngx_kong_shift_zone_size(n) + 1023) / 1024,
                       kscf->file, kscf->line);
         return NGX_ERROR;
+    }
+
+    if (old && kscf->size == old->shm_zone->shm.size
+        && used > old->sh->capacity)
+    {
+        /* a zone of another size is a new one, without the removed shifts */
+
+        kscf->size += ngx_pagesize;
     }
 
     return NGX_OK;

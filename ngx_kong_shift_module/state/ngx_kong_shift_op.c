@@ -289,6 +289,12 @@ ngx_kong_shift_op_thread_done(ngx_event_t *ev)
         ngx_del_timer(&op->timer);
     }
 
+    if (ngx_kong_shift_is_replaced(op->kscf)) {
+        free(op->file.text);
+        ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_REPLACED);
+        return;
+    }
+
     switch (op->step) {
 
     case NGX_KONG_SHIFT_STEP_CHECK:

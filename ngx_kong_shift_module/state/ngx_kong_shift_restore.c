@@ -21,8 +21,12 @@ static void ngx_kong_shift_adopt_one(ngx_kong_shift_conf_t *kscf,
     ngx_log_t *log);
 static ngx_int_t ngx_kong_shift_take_over(ngx_kong_shift_conf_t *kscf,
     ngx_kong_shift_conf_t *old, ngx_log_t *log);
+static ngx_kong_shift_record_t *ngx_kong_shift_spare_record(
+    ngx_kong_shift_conf_t *kscf, ngx_kong_shift_conf_t *old);
+static ngx_uint_t ngx_kong_shift_is_configured(ngx_kong_shift_conf_t *kscf,
+    const char *name);
 static ngx_int_t ngx_kong_shift_bind(ngx_kong_shift_conf_t *kscf,
-    ngx_kong_shift_t *shift, ngx_log_t *log);
+    ngx_kong_shift_conf_t *old, ngx_kong_shift_t *shift, ngx_log_t *log);
 static ngx_uint_t ngx_kong_shift_can_write(ngx_core_conf_t *ccf,
     const char *folder);
 
@@ -92,40 +96,31 @@ static void
 ngx_kong_shift_keep(ngx_kong_shift_conf_t *kscf,
     ngx_kong_shift_saved_t *saved)
 {
-    size_t                     len;
-    ngx_uint_t                 i, wanted, configured;
+    ngx_uint_t                 i, wanted;
     ngx_kong_shift_t         **shift;
     ngx_kong_shift_record_t   *rec;
 
-    len = ngx_strlen(saved->name);
-    shift = kscf->shifts.elts;
-    configured = 0;
-    wanted = 0;
+    if (!ngx_kong_shift_is_configured(kscf, saved->name)) {
 
-    for (i = 0; i < kscf->shifts.nelts; i++) {
+        shift = kscf->shifts.elts;
+        wanted = 1;
 
-        if (shift[i]->name.len == len
-            && ngx_strncmp(shift[i]->name.data, saved->name, len) == 0)
-        {
-            configured = 1;
-
-        } else if (ngx_kong_shift_find_record(kscf->sh,
-                                              (char *) shift[i]->name.data,
-                                              shift[i]->name.len)
-                   == NULL)
-        {
-            wanted++;
+        for (i = 0; i < kscf->shifts.nelts; i++) {
+            wanted += (ngx_kong_shift_find_record(kscf->sh,
+                                                (char *) shift[i]->name.data,
+                                                shift[i]->name.len)
+                       == NULL);
         }
-    }
 
-    if (!configured && kscf->sh->nrecords + wanted >= kscf->sh->capacity) {
-        return;
+        if (kscf->sh->nrecords + wanted > kscf->sh->capacity) {
+            return;
+        }
     }
 
     ngx_shmtx_lock(&kscf->shpool->mutex);
 
-    rec = ngx_kong_shift_add_record(kscf->sh, saved->name, len,
-                                    &saved->state);
+    rec = ngx_kong_shift_add_record(kscf->sh, saved->name,
+                                    ngx_strlen(saved->name), &saved->state);
     if (rec) {
         rec->nevents = saved->nevents;
         rec->unsaved = 0;
@@ -279,7 +274,7 @@ ngx_kong_shift_attach(ngx_kong_shift_conf_t *kscf,
     shift = kscf->shifts.elts;
 
     for (i = 0; i < kscf->shifts.nelts; i++) {
-        if (ngx_kong_shift_bind(kscf, shift[i], log) != NGX_OK) {
+        if (ngx_kong_shift_bind(kscf, old, shift[i], log) != NGX_OK) {
             return NGX_ERROR;
         }
     }
@@ -293,6 +288,8 @@ ngx_kong_shift_attach(ngx_kong_shift_conf_t *kscf,
          * old workers still have to save belongs to the path of before.
          */
 
+        ngx_shmtx_lock(&kscf->shpool->mutex);
+
         kscf->sh->epoch++;
 
         (void) ngx_kong_shift_file_stat((char *) kscf->state.data,
@@ -301,6 +298,8 @@ ngx_kong_shift_attach(ngx_kong_shift_conf_t *kscf,
         for (i = 0; i < kscf->sh->nrecords; i++) {
             kscf->sh->record[i].unsaved = 1;
         }
+
+        ngx_shmtx_unlock(&kscf->shpool->mutex);
     }
 
     kscf->epoch = kscf->sh->epoch;
@@ -380,9 +379,57 @@ ngx_kong_shift_take_over(ngx_kong_shift_conf_t *kscf,
 }
 
 
+/*
+ * The room was counted before, but a worker may have kept a shift of another
+ * nginx since.  Such a record is nobody's here and is given away.
+ */
+
+static ngx_kong_shift_record_t *
+ngx_kong_shift_spare_record(ngx_kong_shift_conf_t *kscf,
+    ngx_kong_shift_conf_t *old)
+{
+    ngx_uint_t                i;
+    ngx_kong_shift_record_t  *rec;
+
+    for (i = 0; i < kscf->sh->nrecords; i++) {
+        rec = &kscf->sh->record[i];
+
+        if (!ngx_kong_shift_is_configured(kscf, rec->name)
+            && !(old && ngx_kong_shift_is_configured(old, rec->name)))
+        {
+            return rec;
+        }
+    }
+
+    return NULL;
+}
+
+
+static ngx_uint_t
+ngx_kong_shift_is_configured(ngx_kong_shift_conf_t *kscf, const char *name)
+{
+    size_t               len;
+    ngx_uint_t           i;
+    ngx_kong_shift_t   **shift;
+
+    len = ngx_strlen(name);
+    shift = kscf->shifts.elts;
+
+    for (i = 0; i < kscf->shifts.nelts; i++) {
+        if (shift[i]->name.len == len
+            && ngx_strncmp(shift[i]->name.data, name, len) == 0)
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
 static ngx_int_t
-ngx_kong_shift_bind(ngx_kong_shift_conf_t *kscf, ngx_kong_shift_t *shift,
-    ngx_log_t *log)
+ngx_kong_shift_bind(ngx_kong_shift_conf_t *kscf, ngx_kong_shift_conf_t *old,
+    ngx_kong_shift_t *shift, ngx_log_t *log)
 {
     u_char                      was[NGX_KONG_SHIFT_WEIGHT_LEN];
     u_char                      is[NGX_KONG_SHIFT_WEIGHT_LEN];
@@ -391,6 +438,8 @@ ngx_kong_shift_bind(ngx_kong_shift_conf_t *kscf, ngx_kong_shift_t *shift,
     ngx_kong_shift_change_t     change;
     ngx_kong_shift_record_t    *rec;
     ngx_kong_shift_snapshot_t   snap;
+
+    ngx_shmtx_lock(&kscf->shpool->mutex);
 
     rec = ngx_kong_shift_find_record(kscf->sh, (char *) shift->name.data,
                                      shift->name.len);
@@ -401,19 +450,29 @@ ngx_kong_shift_bind(ngx_kong_shift_conf_t *kscf, ngx_kong_shift_t *shift,
         rec = ngx_kong_shift_add_record(kscf->sh, (char *) shift->name.data,
                                         shift->name.len, &st);
         if (rec == NULL) {
+            rec = ngx_kong_shift_spare_record(kscf, old);
+
+            if (rec) {
+                ngx_kong_shift_init_record(rec, (char *) shift->name.data,
+                                           shift->name.len, &st);
+            }
+        }
+
+        shift->record = rec;
+
+        ngx_shmtx_unlock(&kscf->shpool->mutex);
+
+        if (rec == NULL) {
             ngx_log_error(NGX_LOG_EMERG, log, 0,
                           "no room for kong_shift \"%V\" in the zone",
                           &shift->name);
             return NGX_ERROR;
         }
 
-        shift->record = rec;
         return NGX_OK;
     }
 
     shift->record = rec;
-
-    ngx_shmtx_lock(&kscf->shpool->mutex);
 
     ngx_kong_shift_read(rec, &snap);
 

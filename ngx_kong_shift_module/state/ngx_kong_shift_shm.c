@@ -85,13 +85,7 @@ ngx_kong_shift_add_record(ngx_kong_shift_shctx_t *sh, const char *name,
 
     rec = &sh->record[sh->nrecords];
 
-    ngx_memzero(rec, sizeof(ngx_kong_shift_record_t));
-
-    ngx_memcpy(rec->name, name, len);
-
-    rec->slot[0] = *st;
-    rec->word = ngx_kong_shift_word(st, 0);
-    rec->unsaved = 1;
+    ngx_kong_shift_init_record(rec, name, len, st);
 
     /* old workers walk the records too */
 
@@ -100,6 +94,20 @@ ngx_kong_shift_add_record(ngx_kong_shift_shctx_t *sh, const char *name,
     sh->nrecords++;
 
     return rec;
+}
+
+
+void
+ngx_kong_shift_init_record(ngx_kong_shift_record_t *rec, const char *name,
+    size_t len, const ngx_kong_shift_state_t *st)
+{
+    ngx_memzero(rec, sizeof(ngx_kong_shift_record_t));
+
+    ngx_memcpy(rec->name, name, len);
+
+    rec->slot[0] = *st;
+    rec->word = ngx_kong_shift_word(st, 0);
+    rec->unsaved = 1;
 }
 
 
