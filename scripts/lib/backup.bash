@@ -106,6 +106,6 @@ BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;
 SET LOCAL idle_in_transaction_session_timeout = 0;
 SELECT pg_export_snapshot() AS snapshot \gset
 \setenv KONG_SHIFT_SNAPSHOT :snapshot
-\! pg_dump -Fc -w --lock-wait-timeout=60s --snapshot="$KONG_SHIFT_SNAPSHOT" -f "$KONG_SHIFT_DUMP" 2>"$KONG_SHIFT_SCRATCH/dump.err"; echo $? >"$KONG_SHIFT_SCRATCH/dump.status"
+\! pg_dump -Fc -w --lock-wait-timeout=60s --snapshot="$KONG_SHIFT_SNAPSHOT" -f "$KONG_SHIFT_DUMP" >"$KONG_SHIFT_SCRATCH/dump.err" 2>&1; echo $? >"$KONG_SHIFT_SCRATCH/dump.status"
 SQL
 }

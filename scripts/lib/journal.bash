@@ -29,14 +29,14 @@ work_dir_open() {
 
 # journal EVENT [NAME VALUE]...: strings only, so nothing needs escaping by hand.
 journal() {
-    local event=$1 file=${SETTING[work_dir]}/journal.jsonl
+    local event=$1 file=${SETTING[work_dir]}/journal.jsonl line
     shift
-    if ! jq -nc --arg time "$(now %Y-%m-%dT%H:%M:%S).${EPOCHREALTIME: -6:3}Z" --arg run "$RUN" --arg command "$COMMAND" \
+    line=$(jq -nc --arg time "$(now %Y-%m-%dT%H:%M:%S).${EPOCHREALTIME: -6:3}Z" --arg run "$RUN" --arg command "$COMMAND" \
         --arg step "$STEP" --arg event "$event" '
         {$time, $run, $command, $step, $event} + ($ARGS.positional as $p
             | [range(0; $p | length; 2) | {key: $p[.], value: $p[. + 1]}] | from_entries)
-        ' --args -- "$@" >>"$file" || ! sync -- "$file"
-    then
+        ' --args -- "$@") || line=
+    if [[ $line != '{"time":'*'}' ]] || ! printf '%s\n' "$line" >>"$file" || ! sync -- "$file"; then
         # Not by die when die is what brought us here.
         STEP=
         failed "the journal $file cannot be written; nothing is done without it"
