@@ -76,8 +76,8 @@ confirm() {
 # The folder for what need not outlive the run.
 scratch() {
     [[ -z $SCRATCH ]] || return 0
-    SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/kong-shift.XXXXXXXX") && [[ -d $SCRATCH ]] \
-        || die "$EXIT_FAILED" "no folder for temporary files can be made in ${TMPDIR:-/tmp}"
+    SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/kong-shift.XXXXXXXX") || SCRATCH=
+    [[ -d $SCRATCH ]] || die "$EXIT_FAILED" "no folder for temporary files can be made in ${TMPDIR:-/tmp}"
     set -E
     trap 'FAULT="${BASH_SOURCE[0]##*/}:$LINENO"' ERR
     trap 'on_exit $?' EXIT

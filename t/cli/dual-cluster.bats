@@ -50,7 +50,7 @@ wrap() {
     watcher=$!
     cd "$BATS_TEST_TMPDIR"
     dual_cluster
-    touch done
+    touch 'done'
     wait "$watcher"
 
     [ "$(get gate .state)" = open ]
