@@ -78,8 +78,8 @@ lb_read_all() {
     LB_STATE=()
     for i in "${!LBS[@]}"; do
         lb_must "${LBS[i]}" "reading the shift ${SETTING[shift]}" GET ''
-        holds "$HTTP_BODY" '(.weight | map_values(type)) as $types
-            | $types.new == "number" and $types.effective == "number" and .gate.state != null and .freeze.state != null' || unknown "${LBS[i]}: this is no answer of a kong_shift_api, look at the setting lb: $(head -c 80 <<<"$HTTP_BODY")"
+        holds "$HTTP_BODY" '([.weight.new, .weight.effective] | map(type)) == ["number", "number"]
+            and .gate.state != null and .freeze.state != null' || unknown "${LBS[i]}: this is no answer of a kong_shift_api, look at the setting lb: $(head -c 80 <<<"$HTTP_BODY")"
         LB_STATE[i]=$HTTP_BODY
     done
 }

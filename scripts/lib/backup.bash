@@ -72,9 +72,10 @@ backup_is_good() {
     [[ -z $REPLY ]]
 }
 
-# drift_of_x: what changed in X since the baseline, into REPLY; empty is good.
+# drift_of_x [WHICH FILE]: what changed in X since the baseline, into REPLY; empty
+# is good. With the digest of another database made at the same time.
 drift_of_x() {
-    digest x "$SCRATCH/x.json"
+    digest x "$SCRATCH/x.json" "$@"
     digest_compare drift "$BASELINE" "$SCRATCH/x.json"
 }
 

@@ -36,13 +36,13 @@ db_label() {
 # sql WHICH [NAME=VALUE]... <SQL: rows on standard output. Values are visible
 # to the SQL as :'NAME' and :"NAME", quoted by psql.
 sql() {
-    local which=$1 options=() pair status=0
+    local which=$1 options=() pair status=0 errors=$SCRATCH/psql.$BASHPID
     shift
     for pair in "$@"; do
         options+=(-v "$pair")
     done
-    with_db "$which" psql -XAtqw -v ON_ERROR_STOP=1 "${options[@]}" 2>"$SCRATCH/psql.err" || status=$?
-    (( status == 0 )) || sql_failed "$which" "$status" "$SCRATCH/psql.err"
+    with_db "$which" psql -XAtqw -v ON_ERROR_STOP=1 "${options[@]}" 2>"$errors" || status=$?
+    (( status == 0 )) || sql_failed "$which" "$status" "$errors"
 }
 
 # sql_row: the one row of a query that is never empty.

@@ -11,11 +11,10 @@ cmd_cp_verify() {
 
 phase_verify() {
     backup_need
-    drift_of_x
+    drift_of_x y "$SCRATCH/y.json"
     [[ -z $REPLY ]] || failed "database $(db_label x) was written to after the dump: $REPLY; \
 run \"kong-shift cp dual-cluster\" again for a fresh copy"
 
-    digest y "$SCRATCH/y.json"
     digest_compare migrated "$BASELINE" "$SCRATCH/y.json"
     [[ -z $REPLY ]] || failed \
         "database $(db_label y) does not hold what X holds: $REPLY; keep the gate closed"

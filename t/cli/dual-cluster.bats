@@ -2,7 +2,7 @@
 #
 # kong-shift cp dual-cluster, on a real PostgreSQL and nginx with the module.
 
-# shellcheck disable=SC2030,SC2031,SC2154
+# shellcheck disable=SC2016,SC2030,SC2031,SC2119,SC2154
 
 setup_file()    { . "$BATS_TEST_DIRNAME/world.bash"; world_start; }
 setup()         { . "$BATS_TEST_DIRNAME/world.bash"; world_reset; }

@@ -2,6 +2,8 @@
 #
 # kong-shift: command line, settings file, help, places it runs from.
 
+# shellcheck disable=SC2016
+
 setup() {
     ROOT=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
     CONF=$BATS_TEST_TMPDIR/kong-shift.conf

@@ -2,7 +2,7 @@
 #
 # kong-shift weight, status, abort: with one load balancer and with two.
 
-# shellcheck disable=SC2154
+# shellcheck disable=SC2016,SC2154
 
 setup_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_balancer; }
 
