@@ -118,6 +118,10 @@ typedef struct {
 /* Checks the configuration when all of it is known. */
 ngx_int_t ngx_http_kong_shift_init(ngx_conf_t *cf);
 
+/* The upstream{} block of that name, in any case as nginx takes it. */
+ngx_http_upstream_srv_conf_t *ngx_http_kong_shift_find(
+    ngx_http_upstream_main_conf_t *umcf, ngx_str_t *name);
+
 ngx_int_t ngx_http_kong_shift_add_variables(ngx_conf_t *cf);
 
 ngx_int_t ngx_http_kong_shift_init_upstream(ngx_conf_t *cf,

@@ -8,10 +8,8 @@
 
 
 static ngx_int_t ngx_http_kong_shift_list(ngx_http_request_t *r);
-static ngx_int_t ngx_http_kong_shift_path(ngx_http_request_t *r,
+static void ngx_http_kong_shift_path(ngx_http_request_t *r,
     ngx_str_t *path);
-static ngx_http_kong_shift_srv_conf_t *ngx_http_kong_shift_find_name(
-    ngx_http_request_t *r, ngx_str_t *name);
 static ngx_int_t ngx_http_kong_shift_check_method(ngx_http_request_t *r,
     ngx_http_kong_shift_resource_t *resource,
     ngx_http_kong_shift_problem_t *problem);
@@ -114,17 +112,20 @@ ngx_http_kong_shift_route(ngx_http_request_t *r,
     ngx_http_kong_shift_resource_t **resource,
     ngx_http_kong_shift_problem_t *problem)
 {
-    u_char      *p, *last;
-    ngx_str_t    path, name;
-    ngx_uint_t   i;
+    u_char                         *p, *last;
+    ngx_str_t                       path, name;
+    ngx_uint_t                      i;
+    ngx_http_upstream_srv_conf_t   *us;
+    ngx_http_upstream_main_conf_t  *umcf;
 
     static ngx_str_t  shifts = ngx_string("/shifts");
 
     *kscf = NULL;
     *resource = &ngx_http_kong_shift_resources[0];
 
-    if (ngx_http_kong_shift_path(r, &path) != NGX_OK
-        || path.len < shifts.len
+    ngx_http_kong_shift_path(r, &path);
+
+    if (path.len < shifts.len
         || ngx_strncmp(path.data, shifts.data, shifts.len) != 0)
     {
         goto not_found;
@@ -145,9 +146,14 @@ ngx_http_kong_shift_route(ngx_http_request_t *r,
 
     name.len = p - name.data;
 
-    *kscf = ngx_http_kong_shift_find_name(r, &name);
+    umcf = ngx_http_get_module_main_conf(r, ngx_http_upstream_module);
+    us = ngx_http_kong_shift_find(umcf, &name);
 
-    if (*kscf == NULL) {
+    *kscf = us ? ngx_http_conf_upstream_srv_conf(us,
+                                                ngx_http_kong_shift_module)
+               : NULL;
+
+    if (*kscf == NULL || (*kscf)->shift == NULL) {
         ngx_http_kong_shift_set_problem(problem, "unknown_shift",
                                         "no upstream \"%V\" has kong_shift",
                                         &name);
@@ -184,7 +190,7 @@ not_found:
 
 /* the URI without what the location matched of it */
 
-static ngx_int_t
+static void
 ngx_http_kong_shift_path(ngx_http_request_t *r, ngx_str_t *path)
 {
     size_t                     len;
@@ -196,14 +202,14 @@ ngx_http_kong_shift_path(ngx_http_request_t *r, ngx_str_t *path)
 
 #if (NGX_PCRE)
     if (clcf->regex) {
-        return NGX_OK;
+        return;
     }
 #endif
 
     len = clcf->name.len;
 
     if (clcf->named || len > path->len) {
-        return NGX_OK;
+        return;
     }
 
     if (len && clcf->name.data[len - 1] == '/') {
@@ -212,39 +218,6 @@ ngx_http_kong_shift_path(ngx_http_request_t *r, ngx_str_t *path)
 
     path->data += len;
     path->len -= len;
-
-    return NGX_OK;
-}
-
-
-static ngx_http_kong_shift_srv_conf_t *
-ngx_http_kong_shift_find_name(ngx_http_request_t *r, ngx_str_t *name)
-{
-    ngx_uint_t                       i;
-    ngx_http_upstream_srv_conf_t   **uscfp;
-    ngx_http_upstream_main_conf_t   *umcf;
-    ngx_http_kong_shift_srv_conf_t  *kscf;
-
-    umcf = ngx_http_get_module_main_conf(r, ngx_http_upstream_module);
-
-    uscfp = umcf->upstreams.elts;
-
-    for (i = 0; i < umcf->upstreams.nelts; i++) {
-
-        if (uscfp[i]->srv_conf == NULL
-            || uscfp[i]->host.len != name->len
-            || ngx_strncmp(uscfp[i]->host.data, name->data, name->len) != 0)
-        {
-            continue;
-        }
-
-        kscf = ngx_http_conf_upstream_srv_conf(uscfp[i],
-                                               ngx_http_kong_shift_module);
-
-        return kscf->shift ? kscf : NULL;
-    }
-
-    return NULL;
 }
 
 

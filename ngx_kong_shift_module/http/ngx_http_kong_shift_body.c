@@ -11,7 +11,7 @@ typedef struct {
     ngx_http_kong_shift_body_pt  handler;
     size_t                       len;
     size_t                       max;
-    u_char                       text[NGX_HTTP_KONG_SHIFT_BODY];
+    u_char                      *text;
 } ngx_http_kong_shift_body_t;
 
 
@@ -53,6 +53,15 @@ ngx_http_kong_shift_read_body(ngx_http_request_t *r,
     body->len = 0;
     body->max = kslcf->max_body;
 
+    if (r->headers_in.content_length_n != -1) {
+        body->max = (size_t) r->headers_in.content_length_n;
+    }
+
+    body->text = ngx_pnalloc(r->pool, body->max + 1);
+    if (body->text == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
     ctx->api = body;
 
     /* never to disk, and never more than what may still be JSON of ours */
@@ -73,9 +82,12 @@ ngx_http_kong_shift_read_body(ngx_http_request_t *r,
 static void
 ngx_http_kong_shift_read_handler(ngx_http_request_t *r)
 {
-    ngx_int_t                    rc;
-    ngx_http_kong_shift_ctx_t   *ctx;
-    ngx_http_kong_shift_body_t  *body;
+    ngx_int_t                        rc;
+    ngx_http_kong_shift_ctx_t       *ctx;
+    ngx_http_kong_shift_body_t      *body;
+    ngx_http_kong_shift_loc_conf_t  *kslcf;
+
+    kslcf = ngx_http_get_module_loc_conf(r, ngx_http_kong_shift_module);
 
     ctx = ngx_http_get_module_ctx(r, ngx_http_kong_shift_module);
     body = ctx->api;
@@ -95,7 +107,7 @@ ngx_http_kong_shift_read_handler(ngx_http_request_t *r)
     }
 
     if (rc == NGX_DECLINED) {
-        rc = ngx_http_kong_shift_body_too_large(r, body->max);
+        rc = ngx_http_kong_shift_body_too_large(r, kslcf->max_body);
     }
 
     ngx_http_finalize_request(r, rc);

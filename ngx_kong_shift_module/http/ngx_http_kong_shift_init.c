@@ -13,8 +13,6 @@ static ngx_int_t ngx_http_kong_shift_init_shift(ngx_conf_t *cf,
 static ngx_int_t ngx_http_kong_shift_init_freezes(ngx_conf_t *cf,
     ngx_http_upstream_main_conf_t *umcf,
     ngx_http_kong_shift_main_conf_t *ksmcf);
-static ngx_http_upstream_srv_conf_t *ngx_http_kong_shift_find(
-    ngx_http_upstream_main_conf_t *umcf, ngx_str_t *name);
 
 
 ngx_int_t
@@ -183,7 +181,7 @@ ngx_http_kong_shift_init_freezes(ngx_conf_t *cf,
 }
 
 
-static ngx_http_upstream_srv_conf_t *
+ngx_http_upstream_srv_conf_t *
 ngx_http_kong_shift_find(ngx_http_upstream_main_conf_t *umcf, ngx_str_t *name)
 {
     ngx_uint_t                      i;

@@ -20,6 +20,10 @@ static void ngx_http_kong_shift_note(ngx_conf_t *cf,
 
 static char *ngx_http_kong_shift(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+static ngx_int_t ngx_http_kong_shift_params(ngx_conf_t *cf,
+    ngx_http_kong_shift_srv_conf_t *kscf, uint32_t *weight);
+static ngx_int_t ngx_http_kong_shift_add_placeholder(ngx_conf_t *cf,
+    ngx_http_upstream_srv_conf_t *uscf);
 static ngx_uint_t ngx_http_kong_shift_is_variable(ngx_str_t *value);
 static char *ngx_http_kong_shift_key(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
@@ -286,19 +290,53 @@ ngx_http_kong_shift(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     ngx_http_kong_shift_srv_conf_t  *kscf = conf;
 
     uint32_t                       weight;
-    ngx_str_t                     *value, s;
-    ngx_uint_t                     i, n, seen;
-    ngx_http_upstream_server_t    *server;
     ngx_http_upstream_srv_conf_t  *uscf;
-
-    static const char  *names[] = { "old=", "new=", "weight=" };
 
     if (kscf->shift) {
         return "is duplicate";
     }
 
+    if (ngx_http_kong_shift_params(cf, kscf, &weight) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
+    uscf = ngx_http_conf_get_module_srv_conf(cf, ngx_http_upstream_module);
+
+    if (ngx_http_kong_shift_add_placeholder(cf, uscf) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
+    /* whatever else wants to balance here is told later, when all is known */
+
+    if (uscf->peer.init_upstream == NULL) {
+        uscf->flags = NGX_HTTP_UPSTREAM_CREATE;
+        uscf->peer.init_upstream = ngx_http_kong_shift_init_upstream;
+    }
+
+    kscf->shift = ngx_kong_shift_add(cf, &uscf->host, "http");
+    if (kscf->shift == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    kscf->shift->weight = weight;
+    kscf->file = cf->conf_file->file.name.data;
+    kscf->line = cf->conf_file->line;
+
+    return NGX_CONF_OK;
+}
+
+
+static ngx_int_t
+ngx_http_kong_shift_params(ngx_conf_t *cf,
+    ngx_http_kong_shift_srv_conf_t *kscf, uint32_t *weight)
+{
+    ngx_str_t   *value, s;
+    ngx_uint_t   i, n, seen;
+
+    static const char  *names[] = { "old=", "new=", "weight=" };
+
     value = cf->args->elts;
-    weight = 0;
+    *weight = 0;
     seen = 0;
 
     for (i = 1; i < cf->args->nelts; i++) {
@@ -317,15 +355,15 @@ ngx_http_kong_shift(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                "invalid parameter \"%V\" in \"%V\", known "
                                "are \"old=\", \"new=\" and \"weight=\"",
-                               &value[i], &cmd->name);
-            return NGX_CONF_ERROR;
+                               &value[i], &value[0]);
+            return NGX_ERROR;
         }
 
         if (seen & (1 << n)) {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                "duplicate parameter \"%V\" in \"%V\"",
-                               &value[i], &cmd->name);
-            return NGX_CONF_ERROR;
+                               &value[i], &value[0]);
+            return NGX_ERROR;
         }
 
         seen |= 1 << n;
@@ -335,14 +373,14 @@ ngx_http_kong_shift(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
             continue;
         }
 
-        if (ngx_kong_shift_parse_weight((char *) s.data, s.len, &weight)
+        if (ngx_kong_shift_parse_weight((char *) s.data, s.len, weight)
             != 0)
         {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                "invalid weight \"%V\" in \"%V\", it must be "
                                "a number from 0 to 100 with up to 4 decimals",
-                               &s, &cmd->name);
-            return NGX_CONF_ERROR;
+                               &s, &value[0]);
+            return NGX_ERROR;
         }
     }
 
@@ -350,9 +388,9 @@ ngx_http_kong_shift(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         if (!ngx_kong_shift_is_text(&kscf->name[n])) {
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                                "\"%V\" must have the parameter \"%s\" with "
-                               "the name of an upstream", &cmd->name,
+                               "the name of an upstream", &value[0],
                                names[n]);
-            return NGX_CONF_ERROR;
+            return NGX_ERROR;
         }
     }
 
@@ -363,44 +401,32 @@ ngx_http_kong_shift(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "\"old=\" and \"new=\" of \"%V\" are the same "
-                           "upstream \"%V\"", &cmd->name, &kscf->name[0]);
-        return NGX_CONF_ERROR;
+                           "upstream \"%V\"", &value[0], &kscf->name[0]);
+        return NGX_ERROR;
     }
 
-    uscf = ngx_http_conf_get_module_srv_conf(cf, ngx_http_upstream_module);
+    return NGX_OK;
+}
 
-    if (uscf->servers->nelts) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"server\" is not allowed beside \"kong_shift\" "
-                           "in upstream \"%V\", servers belong to its pools",
-                           &uscf->host);
-        return NGX_CONF_ERROR;
-    }
 
-    if (uscf->peer.init_upstream) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "no balancing method and no \"keepalive\" is "
-                           "allowed beside \"kong_shift\" in upstream \"%V\", "
-                           "they belong to its pools", &uscf->host);
-        return NGX_CONF_ERROR;
-    }
+/* nginx wants a server in each upstream; this one is never asked */
 
-    /* nginx wants a server in each upstream; this one is never asked */
+static ngx_int_t
+ngx_http_kong_shift_add_placeholder(ngx_conf_t *cf,
+    ngx_http_upstream_srv_conf_t *uscf)
+{
+    ngx_http_upstream_server_t  *server;
 
     server = ngx_array_push(uscf->servers);
     if (server == NULL) {
-        return NGX_CONF_ERROR;
+        return NGX_ERROR;
     }
 
     ngx_memzero(server, sizeof(ngx_http_upstream_server_t));
 
     server->addrs = ngx_pcalloc(cf->pool, sizeof(ngx_addr_t));
-    if (server->addrs == NULL
-        || ngx_parse_addr_port(cf->pool, server->addrs,
-                               (u_char *) "0.0.0.0:1", 9)
-           != NGX_OK)
-    {
-        return NGX_CONF_ERROR;
+    if (server->addrs == NULL) {
+        return NGX_ERROR;
     }
 
     ngx_str_set(&server->addrs->name, "kong_shift");
@@ -409,19 +435,8 @@ ngx_http_kong_shift(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     server->weight = 1;
     server->down = 1;
 
-    uscf->flags = NGX_HTTP_UPSTREAM_CREATE;
-    uscf->peer.init_upstream = ngx_http_kong_shift_init_upstream;
-
-    kscf->shift = ngx_kong_shift_add(cf, &uscf->host, "http");
-    if (kscf->shift == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    kscf->shift->weight = weight;
-    kscf->file = cf->conf_file->file.name.data;
-    kscf->line = cf->conf_file->line;
-
-    return NGX_CONF_OK;
+    return ngx_parse_addr_port(cf->pool, server->addrs,
+                               (u_char *) "0.0.0.0:1", 9);
 }
 
 

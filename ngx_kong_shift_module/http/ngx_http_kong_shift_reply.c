@@ -345,7 +345,7 @@ static void
 ngx_http_kong_shift_json_saved(ngx_kong_shift_conf_t *conf,
     ngx_kong_shift_snapshot_t *snap, json_t *json)
 {
-    if (conf->state.len) {
+    if (conf->path.len) {
         (void) json_object_set_new(json, "saved",
                                    json_boolean(!snap->unsaved));
     }

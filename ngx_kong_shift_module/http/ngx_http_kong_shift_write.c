@@ -64,7 +64,7 @@ ngx_http_kong_shift_write(ngx_http_request_t *r, u_char *text, size_t len)
     ctx = ngx_http_get_module_ctx(r, ngx_http_kong_shift_module);
     ctx->api = w;
 
-    w->op.kscf = ngx_http_kong_shift_conf();
+    w->op.kcf = ngx_http_kong_shift_conf();
     w->op.shift = w->kscf->shift;
     w->op.pool = r->pool;
     w->op.log = r->connection->log;
@@ -214,7 +214,7 @@ ngx_http_kong_shift_answer(ngx_http_request_t *r)
     snap.word = ngx_kong_shift_word(&snap.state, 0);
     snap.unsaved = !w->op.saved;
 
-    json = w->resource->json(w->op.kscf, w->kscf, &snap);
+    json = w->resource->json(w->op.kcf, w->kscf, &snap);
 
     rc = ngx_http_kong_shift_send_json(r, NGX_HTTP_OK, json,
                                        snap.state.generation);
@@ -265,7 +265,7 @@ ngx_http_kong_shift_op_problem(ngx_http_kong_shift_write_t *w,
 
         } else {
             ngx_http_kong_shift_set_problem(problem, "generation_mismatch",
-                "\"%V\" was aborted while this change was being saved", name);
+                "\"%V\" was changed while this change was being saved", name);
         }
 
         break;

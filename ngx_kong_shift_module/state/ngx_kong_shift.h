@@ -96,7 +96,7 @@ typedef struct {
     /* counts the paths of the state file; writers of an old one are refused */
     ngx_uint_t                 epoch;
 
-    ngx_kong_shift_file_id_t   file;       /* last loaded or saved */
+    ngx_kong_shift_file_id_t   file_id;    /* last loaded or saved */
     uint64_t                   serial;     /* of that file */
 
     ngx_msec_t                 next_poll;
@@ -126,7 +126,7 @@ typedef struct {
     ngx_array_t                shifts;     /* ngx_kong_shift_t * */
 
     size_t                     size;       /* 0: auto */
-    ngx_str_t                  state;      /* path; empty: no file */
+    ngx_str_t                  path;       /* of the state file, or empty */
     u_char                    *file;       /* of the directive */
     ngx_uint_t                 line;
 
@@ -189,6 +189,8 @@ void ngx_kong_shift_publish_locked(ngx_kong_shift_record_t *rec,
     const ngx_kong_shift_state_t *st, ngx_kong_shift_action_e action,
     const char *by, const char *comment);
 
+void ngx_kong_shift_mark_unsaved_locked(ngx_kong_shift_shctx_t *sh);
+
 /*
  * Gives the state in force a generation above the one that was refused here
  * but may already have been read from the file by another nginx.
@@ -200,14 +202,14 @@ void ngx_kong_shift_outrun_locked(ngx_kong_shift_record_t *rec,
  * The newest events with an id above "since", oldest first, in an allocated
  * array which the caller frees with ngx_free(); *last is the newest id.
  */
-ngx_int_t ngx_kong_shift_read_events(ngx_kong_shift_conf_t *kscf,
+ngx_int_t ngx_kong_shift_read_events(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_record_t *rec, uint64_t since,
     ngx_kong_shift_event_t **events, ngx_uint_t *nevents, uint64_t *last,
     ngx_log_t *log);
 
 /* A reload gave the zone or the state file to other workers than these. */
-#define ngx_kong_shift_is_replaced(kscf)                                      \
-    ((kscf)->sh->replaced || (kscf)->sh->epoch != (kscf)->epoch)
+#define ngx_kong_shift_is_replaced(kcf)                                      \
+    ((kcf)->sh->replaced || (kcf)->sh->epoch != (kcf)->epoch)
 
 /*
  * The lease lets one writer of all workers at a time change and save state.
@@ -215,10 +217,10 @@ ngx_int_t ngx_kong_shift_read_events(ngx_kong_shift_conf_t *kscf,
  * or 0 when another one holds the lease.  _hold() extends it, and is NGX_BUSY
  * after somebody else took it.
  */
-uint64_t ngx_kong_shift_lease_take(ngx_kong_shift_conf_t *kscf);
-ngx_int_t ngx_kong_shift_lease_hold(ngx_kong_shift_conf_t *kscf,
+uint64_t ngx_kong_shift_lease_take(ngx_kong_shift_conf_t *kcf);
+ngx_int_t ngx_kong_shift_lease_hold(ngx_kong_shift_conf_t *kcf,
     uint64_t token);
-void ngx_kong_shift_lease_drop(ngx_kong_shift_conf_t *kscf, uint64_t token);
+void ngx_kong_shift_lease_drop(ngx_kong_shift_conf_t *kcf, uint64_t token);
 
 
 /* json */
@@ -302,26 +304,26 @@ ngx_int_t ngx_kong_shift_file_save(ngx_kong_shift_file_t *file);
  * Fills a fresh zone from the state file.  A bad file is moved aside and never
  * an error.
  */
-void ngx_kong_shift_restore(ngx_kong_shift_conf_t *kscf, ngx_log_t *log);
+void ngx_kong_shift_restore(ngx_kong_shift_conf_t *kcf, ngx_log_t *log);
 
 /*
  * Publishes what another nginx has saved in the loaded file, as far as it is
  * newer; an abort that is not saved yet stays, as a newer one.  The caller
  * holds the lease.
  */
-void ngx_kong_shift_adopt(ngx_kong_shift_conf_t *kscf,
+void ngx_kong_shift_adopt(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_file_t *file, ngx_log_t *log);
 
 /*
  * Binds the shifts of a new configuration to their records.  "old" is the
  * configuration of the cycle before, or NULL.
  */
-ngx_int_t ngx_kong_shift_attach(ngx_kong_shift_conf_t *kscf,
+ngx_int_t ngx_kong_shift_attach(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_conf_t *old, ngx_log_t *log);
 
 /* NGX_ERROR, logged, unless "user" can write the folder of the state file. */
 ngx_int_t ngx_kong_shift_check_folder(ngx_cycle_t *cycle,
-    ngx_kong_shift_conf_t *kscf);
+    ngx_kong_shift_conf_t *kcf);
 
 
 /* op: one change, from the wait for the lease to the saved state */
@@ -351,7 +353,7 @@ typedef void (*ngx_kong_shift_op_pt)(ngx_kong_shift_op_t *op);
 struct ngx_kong_shift_op_s {
     /* set by the caller; the memory lives until "handler" is called */
 
-    ngx_kong_shift_conf_t       *kscf;
+    ngx_kong_shift_conf_t       *kcf;
     ngx_kong_shift_t            *shift;    /* NULL: bring file and zone
                                               to the same state */
     ngx_kong_shift_change_t      change;
@@ -390,7 +392,7 @@ struct ngx_kong_shift_op_s {
 void ngx_kong_shift_op_start(ngx_kong_shift_op_t *op);
 
 ngx_int_t ngx_kong_shift_init_worker(ngx_cycle_t *cycle,
-    ngx_kong_shift_conf_t *kscf);
+    ngx_kong_shift_conf_t *kcf);
 
 
 extern ngx_module_t  ngx_kong_shift_module;

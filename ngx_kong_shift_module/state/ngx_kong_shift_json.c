@@ -19,6 +19,8 @@
 
 static json_t *ngx_kong_shift_encode_state(
     const ngx_kong_shift_saved_t *saved);
+static const char *ngx_kong_shift_check(json_t *root, uint64_t *serial,
+    json_t **shifts);
 static ngx_int_t ngx_kong_shift_decode_state(const json_t *value,
     ngx_kong_shift_saved_t *saved);
 static ngx_int_t ngx_kong_shift_decode_gate(json_t *gate,
@@ -200,12 +202,9 @@ ngx_int_t
 ngx_kong_shift_decode(ngx_pool_t *pool, const u_char *text, size_t len,
     ngx_array_t *saved, uint64_t *serial, const char **reason)
 {
-    int                      version;
-    char                     hex[NGX_KONG_SHIFT_DIGEST_LEN + 1];
     json_t                  *root, *shifts, *value;
     ngx_int_t                rc;
-    const char              *key, *sha256;
-    json_int_t               n;
+    const char              *key;
     json_error_t             error;
     ngx_kong_shift_saved_t  *s;
 
@@ -218,45 +217,11 @@ ngx_kong_shift_decode(ngx_pool_t *pool, const u_char *text, size_t len,
         return NGX_ERROR;
     }
 
-    if (json_unpack(root, "{si}", "version", &version) != 0) {
-        *reason = "it has no version";
+    *reason = ngx_kong_shift_check(root, serial, &shifts);
+
+    if (*reason) {
         goto done;
     }
-
-    if (version != NGX_KONG_SHIFT_FILE_VERSION) {
-        *reason = "its version is not 1";
-        goto done;
-    }
-
-    if (json_unpack_ex(root, &error, JSON_STRICT, "{si, sI, ss, so}",
-                       "version", &version, "serial", &n,
-                       "sha256", &sha256, "shifts", &shifts)
-        != 0
-        || n < 0 || !json_is_object(shifts))
-    {
-        *reason = "it is not of the form of version 1";
-        goto done;
-    }
-
-    value = json_copy(root);
-
-    if (value == NULL
-        || json_object_del(value, "sha256") != 0
-        || ngx_kong_shift_digest(value, hex) != NGX_OK)
-    {
-        json_decref(value);
-        *reason = "there is no memory to check it";
-        goto done;
-    }
-
-    json_decref(value);
-
-    if (ngx_strcmp(hex, sha256) != 0) {
-        *reason = "its sha256 does not match";
-        goto done;
-    }
-
-    *serial = (uint64_t) n;
 
     if (ngx_array_init(saved, pool, json_object_size(shifts) + 1,
                        sizeof(ngx_kong_shift_saved_t))
@@ -293,6 +258,57 @@ done:
     json_decref(root);
 
     return rc;
+}
+
+
+/* NULL, or what is wrong with it */
+
+static const char *
+ngx_kong_shift_check(json_t *root, uint64_t *serial, json_t **shifts)
+{
+    int            version;
+    char           hex[NGX_KONG_SHIFT_DIGEST_LEN + 1];
+    json_t        *body;
+    ngx_int_t      rc;
+    const char    *sha256;
+    json_int_t     n;
+    json_error_t   error;
+
+    if (json_unpack(root, "{si}", "version", &version) != 0) {
+        return "it has no version";
+    }
+
+    if (version != NGX_KONG_SHIFT_FILE_VERSION) {
+        return "its version is not 1";
+    }
+
+    if (json_unpack_ex(root, &error, JSON_STRICT, "{si, sI, ss, so}",
+                       "version", &version, "serial", &n,
+                       "sha256", &sha256, "shifts", shifts)
+        != 0
+        || n < 0 || !json_is_object(*shifts))
+    {
+        return "it is not of the form of version 1";
+    }
+
+    body = json_copy(root);
+
+    rc = (json_object_del(body, "sha256") == 0)
+         ? ngx_kong_shift_digest(body, hex) : NGX_ERROR;
+
+    json_decref(body);
+
+    if (rc != NGX_OK) {
+        return "there is no memory to check it";
+    }
+
+    if (ngx_strcmp(hex, sha256) != 0) {
+        return "its sha256 does not match";
+    }
+
+    *serial = (uint64_t) n;
+
+    return NULL;
 }
 
 

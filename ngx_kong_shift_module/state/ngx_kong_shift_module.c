@@ -26,10 +26,10 @@ static void *ngx_kong_shift_create_conf(ngx_cycle_t *cycle);
 static char *ngx_kong_shift_zone(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_kong_shift_zone_state(ngx_conf_t *cf,
-    ngx_kong_shift_conf_t *kscf, ngx_str_t *value);
+    ngx_kong_shift_conf_t *kcf, ngx_str_t *value);
 static char *ngx_kong_shift_init_conf(ngx_cycle_t *cycle, void *conf);
 static ngx_int_t ngx_kong_shift_set_size(ngx_cycle_t *cycle,
-    ngx_kong_shift_conf_t *kscf);
+    ngx_kong_shift_conf_t *kcf);
 static ngx_kong_shift_conf_t *ngx_kong_shift_old_conf(ngx_cycle_t *old_cycle);
 static ngx_int_t ngx_kong_shift_init_zone(ngx_shm_zone_t *shm_zone,
     void *data);
@@ -81,48 +81,48 @@ ngx_module_t  ngx_kong_shift_module = {
 static void *
 ngx_kong_shift_create_conf(ngx_cycle_t *cycle)
 {
-    ngx_kong_shift_conf_t  *kscf;
+    ngx_kong_shift_conf_t  *kcf;
 
-    kscf = ngx_pcalloc(cycle->pool, sizeof(ngx_kong_shift_conf_t));
-    if (kscf == NULL) {
+    kcf = ngx_pcalloc(cycle->pool, sizeof(ngx_kong_shift_conf_t));
+    if (kcf == NULL) {
         return NULL;
     }
 
     /*
      * set by ngx_pcalloc():
      *
-     *     kscf->shm_zone = NULL;
-     *     kscf->sh = NULL;
-     *     kscf->size = 0;
-     *     kscf->state = { 0, NULL };
-     *     kscf->file = NULL;
+     *     kcf->shm_zone = NULL;
+     *     kcf->sh = NULL;
+     *     kcf->size = 0;
+     *     kcf->path = { 0, NULL };
+     *     kcf->file = NULL;
      */
 
-    if (ngx_array_init(&kscf->shifts, cycle->pool, 4,
+    if (ngx_array_init(&kcf->shifts, cycle->pool, 4,
                        sizeof(ngx_kong_shift_t *))
         != NGX_OK)
     {
         return NULL;
     }
 
-    return kscf;
+    return kcf;
 }
 
 
 static char *
 ngx_kong_shift_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
-    ngx_kong_shift_conf_t  *kscf = conf;
+    ngx_kong_shift_conf_t  *kcf = conf;
 
     ssize_t      size;
     ngx_str_t   *value, s;
 
-    if (kscf->file) {
+    if (kcf->file) {
         return "is duplicate";
     }
 
-    kscf->file = cf->conf_file->file.name.data;
-    kscf->line = cf->conf_file->line;
+    kcf->file = cf->conf_file->file.name.data;
+    kcf->line = cf->conf_file->line;
 
     value = cf->args->elts;
 
@@ -141,7 +141,7 @@ ngx_kong_shift_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
             return NGX_CONF_ERROR;
         }
 
-        kscf->size = size;
+        kcf->size = size;
     }
 
     if (cf->args->nelts == 2) {
@@ -158,12 +158,12 @@ ngx_kong_shift_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     s.data = value[2].data + 6;
     s.len = value[2].len - 6;
 
-    return ngx_kong_shift_zone_state(cf, kscf, &s);
+    return ngx_kong_shift_zone_state(cf, kcf, &s);
 }
 
 
 static char *
-ngx_kong_shift_zone_state(ngx_conf_t *cf, ngx_kong_shift_conf_t *kscf,
+ngx_kong_shift_zone_state(ngx_conf_t *cf, ngx_kong_shift_conf_t *kcf,
     ngx_str_t *value)
 {
 #if (NGX_THREADS)
@@ -201,7 +201,7 @@ ngx_kong_shift_zone_state(ngx_conf_t *cf, ngx_kong_shift_conf_t *kscf,
         return NGX_CONF_ERROR;
     }
 
-    kscf->state = *value;
+    kcf->path = *value;
 
     /*
      * One thread for saving, as if "thread_pool kong_shift threads=1" was in
@@ -223,8 +223,8 @@ ngx_kong_shift_zone_state(ngx_conf_t *cf, ngx_kong_shift_conf_t *kscf,
         return rv;
     }
 
-    kscf->thread_pool = ngx_thread_pool_add(cf, &name);
-    if (kscf->thread_pool == NULL) {
+    kcf->thread_pool = ngx_thread_pool_add(cf, &name);
+    if (kcf->thread_pool == NULL) {
         return NGX_CONF_ERROR;
     }
 
@@ -243,9 +243,9 @@ ngx_kong_shift_add(ngx_conf_t *cf, ngx_str_t *name, const char *kind)
 {
     ngx_uint_t               i;
     ngx_kong_shift_t       **shiftp, *shift;
-    ngx_kong_shift_conf_t   *kscf;
+    ngx_kong_shift_conf_t   *kcf;
 
-    kscf = (ngx_kong_shift_conf_t *) ngx_get_conf(cf->cycle->conf_ctx,
+    kcf = (ngx_kong_shift_conf_t *) ngx_get_conf(cf->cycle->conf_ctx,
                                                   ngx_kong_shift_module);
 
     if (name->len >= NGX_KONG_SHIFT_NAME_SIZE
@@ -258,9 +258,9 @@ ngx_kong_shift_add(ngx_conf_t *cf, ngx_str_t *name, const char *kind)
         return NULL;
     }
 
-    shiftp = kscf->shifts.elts;
+    shiftp = kcf->shifts.elts;
 
-    for (i = 0; i < kscf->shifts.nelts; i++) {
+    for (i = 0; i < kcf->shifts.nelts; i++) {
         if (shiftp[i]->name.len == name->len
             && ngx_strncmp(shiftp[i]->name.data, name->data, name->len) == 0)
         {
@@ -271,7 +271,7 @@ ngx_kong_shift_add(ngx_conf_t *cf, ngx_str_t *name, const char *kind)
         }
     }
 
-    shiftp = ngx_array_push(&kscf->shifts);
+    shiftp = ngx_array_push(&kcf->shifts);
     if (shiftp == NULL) {
         return NULL;
     }
@@ -319,21 +319,21 @@ ngx_kong_shift_is_text(ngx_str_t *text)
 static char *
 ngx_kong_shift_init_conf(ngx_cycle_t *cycle, void *conf)
 {
-    ngx_kong_shift_conf_t  *kscf = conf;
+    ngx_kong_shift_conf_t  *kcf = conf;
 
     ngx_conf_t  cf;
 
-    if (kscf->state.len
-        && ngx_kong_shift_check_folder(cycle, kscf) != NGX_OK)
+    if (kcf->path.len
+        && ngx_kong_shift_check_folder(cycle, kcf) != NGX_OK)
     {
         return NGX_CONF_ERROR;
     }
 
-    if (kscf->shifts.nelts == 0) {
+    if (kcf->shifts.nelts == 0) {
         return NGX_CONF_OK;
     }
 
-    if (ngx_kong_shift_set_size(cycle, kscf) != NGX_OK) {
+    if (ngx_kong_shift_set_size(cycle, kcf) != NGX_OK) {
         return NGX_CONF_ERROR;
     }
 
@@ -344,15 +344,15 @@ ngx_kong_shift_init_conf(ngx_cycle_t *cycle, void *conf)
     cf.pool = cycle->pool;
     cf.log = cycle->log;
 
-    kscf->shm_zone = ngx_shared_memory_add(&cf, &ngx_kong_shift_zone_name,
-                                           kscf->size,
+    kcf->shm_zone = ngx_shared_memory_add(&cf, &ngx_kong_shift_zone_name,
+                                           kcf->size,
                                            &ngx_kong_shift_module);
-    if (kscf->shm_zone == NULL) {
+    if (kcf->shm_zone == NULL) {
         return NGX_CONF_ERROR;
     }
 
-    kscf->shm_zone->init = ngx_kong_shift_init_zone;
-    kscf->shm_zone->data = kscf;
+    kcf->shm_zone->init = ngx_kong_shift_init_zone;
+    kcf->shm_zone->data = kcf;
 
     return NGX_CONF_OK;
 }
@@ -364,20 +364,20 @@ ngx_kong_shift_init_conf(ngx_cycle_t *cycle, void *conf)
  */
 
 static ngx_int_t
-ngx_kong_shift_set_size(ngx_cycle_t *cycle, ngx_kong_shift_conf_t *kscf)
+ngx_kong_shift_set_size(ngx_cycle_t *cycle, ngx_kong_shift_conf_t *kcf)
 {
     size_t                    size;
     ngx_uint_t                i, n, used;
     ngx_kong_shift_t        **shift;
     ngx_kong_shift_conf_t    *old;
 
-    n = kscf->shifts.nelts;
+    n = kcf->shifts.nelts;
     old = ngx_kong_shift_old_conf(cycle->old_cycle);
     used = n;
 
     if (old) {
         used = old->sh->nrecords;
-        shift = kscf->shifts.elts;
+        shift = kcf->shifts.elts;
 
         for (i = 0; i < n; i++) {
             if (ngx_kong_shift_find_record(old->sh,
@@ -390,10 +390,10 @@ ngx_kong_shift_set_size(ngx_cycle_t *cycle, ngx_kong_shift_conf_t *kscf)
         }
     }
 
-    if (kscf->size == 0) {
+    if (kcf->size == 0) {
 
         if (old && used <= old->sh->capacity) {
-            kscf->size = old->shm_zone->shm.size;
+            kcf->size = old->shm_zone->shm.size;
             return NGX_OK;
         }
 
@@ -404,27 +404,27 @@ ngx_kong_shift_set_size(ngx_cycle_t *cycle, ngx_kong_shift_conf_t *kscf)
                                             + NGX_KONG_SHIFT_STEP);
         }
 
-        kscf->size = size;
+        kcf->size = size;
 
         return NGX_OK;
     }
 
-    if (ngx_kong_shift_zone_capacity(kscf->size) < n) {
+    if (ngx_kong_shift_zone_capacity(kcf->size) < n) {
         ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
                       "kong_shift_zone of %uzk is too small for %ui shifts, "
                       "it must be at least %uzk in %s:%ui",
-                      kscf->size / 1024, n,
+                      kcf->size / 1024, n,
                       (ngx_kong_shift_zone_size(n) + 1023) / 1024,
-                      kscf->file, kscf->line);
+                      kcf->file, kcf->line);
         return NGX_ERROR;
     }
 
-    if (old && kscf->size == old->shm_zone->shm.size
+    if (old && kcf->size == old->shm_zone->shm.size
         && used > old->sh->capacity)
     {
         /* a zone of another size is a new one, without the removed shifts */
 
-        kscf->size += ngx_pagesize;
+        kcf->size += ngx_pagesize;
     }
 
     return NGX_OK;
@@ -472,24 +472,24 @@ ngx_kong_shift_init_zone(ngx_shm_zone_t *shm_zone, void *data)
     ngx_kong_shift_conf_t  *old = data;
 
     size_t                  size;
-    ngx_kong_shift_conf_t  *kscf;
+    ngx_kong_shift_conf_t  *kcf;
 
-    kscf = shm_zone->data;
+    kcf = shm_zone->data;
 
     if (old) {
 
         /* old workers use it and this reload may yet fail: only attach */
 
-        kscf->sh = old->sh;
-        kscf->shpool = old->shpool;
+        kcf->sh = old->sh;
+        kcf->shpool = old->shpool;
 
         return NGX_OK;
     }
 
-    kscf->shpool = (ngx_slab_pool_t *) shm_zone->shm.addr;
+    kcf->shpool = (ngx_slab_pool_t *) shm_zone->shm.addr;
 
     if (shm_zone->shm.exists) {
-        kscf->sh = kscf->shpool->data;
+        kcf->sh = kcf->shpool->data;
         return NGX_OK;
     }
 
@@ -497,22 +497,22 @@ ngx_kong_shift_init_zone(ngx_shm_zone_t *shm_zone, void *data)
            + (ngx_kong_shift_zone_capacity(shm_zone->shm.size) - 1)
              * sizeof(ngx_kong_shift_record_t);
 
-    kscf->sh = ngx_slab_alloc(kscf->shpool, size);
-    if (kscf->sh == NULL) {
+    kcf->sh = ngx_slab_alloc(kcf->shpool, size);
+    if (kcf->sh == NULL) {
         return NGX_ERROR;
     }
 
-    ngx_memzero(kscf->sh, offsetof(ngx_kong_shift_shctx_t, record));
+    ngx_memzero(kcf->sh, offsetof(ngx_kong_shift_shctx_t, record));
 
-    kscf->shpool->data = kscf->sh;
-    kscf->sh->capacity = ngx_kong_shift_zone_capacity(shm_zone->shm.size);
+    kcf->shpool->data = kcf->sh;
+    kcf->sh->capacity = ngx_kong_shift_zone_capacity(shm_zone->shm.size);
 
     /* a zone that is only replaced is filled from the running one */
 
-    if (kscf->state.len
+    if (kcf->path.len
         && ngx_kong_shift_old_conf((ngx_cycle_t *) ngx_cycle) == NULL)
     {
-        ngx_kong_shift_restore(kscf, shm_zone->shm.log);
+        ngx_kong_shift_restore(kcf, shm_zone->shm.log);
     }
 
     return NGX_OK;
@@ -522,16 +522,16 @@ ngx_kong_shift_init_zone(ngx_shm_zone_t *shm_zone, void *data)
 static ngx_int_t
 ngx_kong_shift_init_module(ngx_cycle_t *cycle)
 {
-    ngx_kong_shift_conf_t  *kscf;
+    ngx_kong_shift_conf_t  *kcf;
 
-    kscf = (ngx_kong_shift_conf_t *) ngx_get_conf(cycle->conf_ctx,
+    kcf = (ngx_kong_shift_conf_t *) ngx_get_conf(cycle->conf_ctx,
                                                   ngx_kong_shift_module);
 
-    if (kscf->shm_zone == NULL) {
+    if (kcf->shm_zone == NULL) {
         return NGX_OK;
     }
 
-    return ngx_kong_shift_attach(kscf,
+    return ngx_kong_shift_attach(kcf,
                                  ngx_kong_shift_old_conf(cycle->old_cycle),
                                  cycle->log);
 }
@@ -542,12 +542,12 @@ ngx_kong_shift_init_process(ngx_cycle_t *cycle)
 {
     ngx_event_t            *ev;
     ngx_connection_t       *dumb;
-    ngx_kong_shift_conf_t  *kscf;
+    ngx_kong_shift_conf_t  *kcf;
 
-    kscf = (ngx_kong_shift_conf_t *) ngx_get_conf(cycle->conf_ctx,
+    kcf = (ngx_kong_shift_conf_t *) ngx_get_conf(cycle->conf_ctx,
                                                   ngx_kong_shift_module);
 
-    if (kscf->shm_zone == NULL || kscf->state.len == 0
+    if (kcf->shm_zone == NULL || kcf->path.len == 0
         || (ngx_process != NGX_PROCESS_WORKER
             && ngx_process != NGX_PROCESS_SINGLE))
     {
@@ -568,7 +568,7 @@ ngx_kong_shift_init_process(ngx_cycle_t *cycle)
     }
 
     dumb->fd = (ngx_socket_t) -1;
-    dumb->data = kscf;
+    dumb->data = kcf;
 
     ev->handler = ngx_kong_shift_tick;
     ev->log = cycle->log;
@@ -593,20 +593,20 @@ ngx_kong_shift_tick(ngx_event_t *ev)
     ngx_pool_t              *pool;
     ngx_connection_t        *dumb;
     ngx_kong_shift_op_t     *op;
-    ngx_kong_shift_conf_t   *kscf;
+    ngx_kong_shift_conf_t   *kcf;
     ngx_kong_shift_shctx_t  *sh;
 
     dumb = ev->data;
-    kscf = dumb->data;
-    sh = kscf->sh;
+    kcf = dumb->data;
+    sh = kcf->sh;
 
-    if (ngx_terminate || ngx_exiting || ngx_kong_shift_is_replaced(kscf)) {
+    if (ngx_terminate || ngx_exiting || ngx_kong_shift_is_replaced(kcf)) {
         return;
     }
 
     ngx_add_timer(ev, NGX_KONG_SHIFT_TICK);
 
-    ngx_shmtx_lock(&kscf->shpool->mutex);
+    ngx_shmtx_lock(&kcf->shpool->mutex);
 
     due = ((ngx_msec_int_t) (sh->next_poll - ngx_current_msec) <= 0);
 
@@ -614,7 +614,7 @@ ngx_kong_shift_tick(ngx_event_t *ev)
         sh->next_poll = ngx_current_msec + NGX_KONG_SHIFT_PERIOD;
     }
 
-    ngx_shmtx_unlock(&kscf->shpool->mutex);
+    ngx_shmtx_unlock(&kcf->shpool->mutex);
 
     if (!due) {
         return;
@@ -631,7 +631,7 @@ ngx_kong_shift_tick(ngx_event_t *ev)
         return;
     }
 
-    op->kscf = kscf;
+    op->kcf = kcf;
     op->pool = pool;
     op->log = ngx_cycle->log;
     op->handler = ngx_kong_shift_tick_done;

@@ -27,7 +27,6 @@ static void ngx_kong_shift_op_timer(ngx_event_t *ev);
 static void ngx_kong_shift_op_finish(ngx_kong_shift_op_t *op,
     ngx_kong_shift_op_status_e status);
 static void ngx_kong_shift_op_log(ngx_kong_shift_op_t *op);
-static void ngx_kong_shift_mark_unsaved(ngx_kong_shift_conf_t *kscf);
 
 
 #define ngx_kong_shift_op_is_abort(op)                                        \
@@ -51,8 +50,8 @@ ngx_kong_shift_op_start(ngx_kong_shift_op_t *op)
     op->dumb.fd = (ngx_socket_t) -1;
     op->dumb.data = op;
 
-    if (op->kscf->state.len) {
-        ngx_kong_shift_file_init(&op->file, (char *) op->kscf->state.data,
+    if (op->kcf->path.len) {
+        ngx_kong_shift_file_init(&op->file, (char *) op->kcf->path.data,
                                  op->buf);
     }
 
@@ -70,7 +69,7 @@ ngx_kong_shift_op_try(ngx_kong_shift_op_t *op)
 {
     ngx_int_t  rc;
 
-    if (ngx_kong_shift_is_replaced(op->kscf)) {
+    if (ngx_kong_shift_is_replaced(op->kcf)) {
         ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_REPLACED);
         return;
     }
@@ -78,7 +77,7 @@ ngx_kong_shift_op_try(ngx_kong_shift_op_t *op)
     /* an abort waits for nobody: it is in force before it is saved */
 
     if (op->shift && !op->published
-        && (op->kscf->state.len == 0 || ngx_kong_shift_op_is_abort(op)))
+        && (op->kcf->path.len == 0 || ngx_kong_shift_op_is_abort(op)))
     {
         rc = ngx_kong_shift_op_publish(op, 0);
 
@@ -89,13 +88,13 @@ ngx_kong_shift_op_try(ngx_kong_shift_op_t *op)
             return;
         }
 
-        if (op->kscf->state.len == 0) {
+        if (op->kcf->path.len == 0) {
             ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_DONE);
             return;
         }
     }
 
-    op->token = ngx_kong_shift_lease_take(op->kscf);
+    op->token = ngx_kong_shift_lease_take(op->kcf);
 
     if (op->token) {
         ngx_kong_shift_op_leased(op);
@@ -122,21 +121,21 @@ static ngx_int_t
 ngx_kong_shift_op_publish(ngx_kong_shift_op_t *op, ngx_uint_t prepared)
 {
     ngx_int_t                 rc;
-    ngx_kong_shift_conf_t    *kscf;
+    ngx_kong_shift_conf_t    *kcf;
     ngx_kong_shift_record_t  *rec;
 
-    kscf = op->kscf;
+    kcf = op->kcf;
     rec = op->shift->record;
 
-    ngx_shmtx_lock(&kscf->shpool->mutex);
+    ngx_shmtx_lock(&kcf->shpool->mutex);
 
-    if (ngx_kong_shift_is_replaced(kscf)) {
+    if (ngx_kong_shift_is_replaced(kcf)) {
         rc = NGX_ABORT;
 
     } else if (prepared) {
         rc = NGX_OK;
 
-        if (kscf->sh->token != op->token) {
+        if (kcf->sh->token != op->token) {
             rc = NGX_BUSY;
 
         } else if (ngx_kong_shift_word_generation(rec->word) != op->base) {
@@ -156,7 +155,7 @@ ngx_kong_shift_op_publish(ngx_kong_shift_op_t *op, ngx_uint_t prepared)
         op->published = 1;
     }
 
-    ngx_shmtx_unlock(&kscf->shpool->mutex);
+    ngx_shmtx_unlock(&kcf->shpool->mutex);
 
     return rc;
 }
@@ -216,7 +215,7 @@ ngx_kong_shift_op_encode(ngx_kong_shift_op_t *op)
     ngx_kong_shift_record_t    *rec;
     ngx_kong_shift_snapshot_t   snap;
 
-    sh = op->kscf->sh;
+    sh = op->kcf->sh;
 
     if (op->saves == NULL) {
         op->nsaves = sh->nrecords;
@@ -289,7 +288,7 @@ ngx_kong_shift_op_thread_done(ngx_event_t *ev)
         ngx_del_timer(&op->timer);
     }
 
-    if (ngx_kong_shift_is_replaced(op->kscf)) {
+    if (ngx_kong_shift_is_replaced(op->kcf)) {
         free(op->file.text);
         ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_REPLACED);
         return;
@@ -348,10 +347,10 @@ ngx_kong_shift_op_post(ngx_kong_shift_op_t *op)
         op->file.renamed = 0;
 
         if (op->step == NGX_KONG_SHIFT_STEP_SAVE) {
-            op->file.id = op->kscf->sh->file;
+            op->file.id = op->kcf->sh->file_id;
         }
 
-        if (ngx_thread_task_post(op->kscf->thread_pool, task) == NGX_OK) {
+        if (ngx_thread_task_post(op->kcf->thread_pool, task) == NGX_OK) {
 
             if (op->token) {
                 ngx_add_timer(&op->timer, NGX_KONG_SHIFT_OP_HOLD);
@@ -376,7 +375,7 @@ ngx_kong_shift_op_checked(ngx_kong_shift_op_t *op)
     /* for a missing file the id is 0, as it is before the first save */
 
     if (op->rc == NGX_ERROR
-        || ngx_kong_shift_same_file(&op->file.id, &op->kscf->sh->file))
+        || ngx_kong_shift_same_file(&op->file.id, &op->kcf->sh->file_id))
     {
         ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_DONE);
         return;
@@ -393,12 +392,13 @@ ngx_kong_shift_op_checked(ngx_kong_shift_op_t *op)
 static void
 ngx_kong_shift_op_loaded(ngx_kong_shift_op_t *op)
 {
+    ngx_kong_shift_file_id_t   id;
     ngx_kong_shift_snapshot_t  snap;
 
     if (op->rc == NGX_OK
-        && !ngx_kong_shift_same_file(&op->file.id, &op->kscf->sh->file))
+        && !ngx_kong_shift_same_file(&op->file.id, &op->kcf->sh->file_id))
     {
-        ngx_kong_shift_adopt(op->kscf, &op->file, op->log);
+        ngx_kong_shift_adopt(op->kcf, &op->file, op->log);
 
         if (op->published) {
             ngx_kong_shift_read(op->shift->record, &snap);
@@ -413,8 +413,14 @@ ngx_kong_shift_op_loaded(ngx_kong_shift_op_t *op)
                       op->file.path,
                       op->rc == NGX_DECLINED ? "it is gone" : op->file.what);
 
-        (void) ngx_kong_shift_file_stat(op->file.path, &op->kscf->sh->file);
-        ngx_kong_shift_mark_unsaved(op->kscf);
+        (void) ngx_kong_shift_file_stat(op->file.path, &id);
+
+        ngx_shmtx_lock(&op->kcf->shpool->mutex);
+
+        op->kcf->sh->file_id = id;
+        ngx_kong_shift_mark_unsaved_locked(op->kcf->sh);
+
+        ngx_shmtx_unlock(&op->kcf->shpool->mutex);
     }
 
     free(op->file.text);
@@ -443,47 +449,47 @@ ngx_kong_shift_op_saved(ngx_kong_shift_op_t *op)
 {
     ngx_int_t                 rc;
     ngx_uint_t                i;
-    ngx_kong_shift_conf_t    *kscf;
+    ngx_kong_shift_conf_t    *kcf;
     ngx_kong_shift_record_t  *rec;
 
-    kscf = op->kscf;
+    kcf = op->kcf;
     rc = NGX_OK;
 
     if (op->shift && !op->published) {
         rc = ngx_kong_shift_op_publish(op, 1);
     }
 
-    ngx_shmtx_lock(&kscf->shpool->mutex);
+    ngx_shmtx_lock(&kcf->shpool->mutex);
 
-    if (ngx_kong_shift_is_replaced(kscf)) {
-        ngx_shmtx_unlock(&kscf->shpool->mutex);
+    if (ngx_kong_shift_is_replaced(kcf)) {
+        ngx_shmtx_unlock(&kcf->shpool->mutex);
         ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_REPLACED);
         return;
     }
 
-    if (kscf->sh->token != op->token) {
+    if (kcf->sh->token != op->token) {
 
         /* the lease was lost to somebody who may have saved before us */
 
-        ngx_kong_shift_mark_unsaved(kscf);
+        ngx_kong_shift_mark_unsaved_locked(kcf->sh);
 
         if (rc != NGX_OK) {
             ngx_kong_shift_outrun_locked(op->shift->record,
                                          op->state.generation);
         }
 
-        ngx_shmtx_unlock(&kscf->shpool->mutex);
+        ngx_shmtx_unlock(&kcf->shpool->mutex);
 
         ngx_kong_shift_op_finish(op, NGX_KONG_SHIFT_OP_BUSY);
         return;
     }
 
-    kscf->sh->file = op->file.id;
-    kscf->sh->serial++;
-    kscf->sh->retry_delay = 0;
+    kcf->sh->file_id = op->file.id;
+    kcf->sh->serial++;
+    kcf->sh->retry_delay = 0;
 
     for (i = 0; i < op->nsaves; i++) {
-        rec = &kscf->sh->record[i];
+        rec = &kcf->sh->record[i];
 
         rec->unsaved = (ngx_kong_shift_word_generation(rec->word)
                         != op->saves[i].state.generation);
@@ -502,7 +508,7 @@ ngx_kong_shift_op_saved(ngx_kong_shift_op_t *op)
         op->saved = !op->shift->record->unsaved;
     }
 
-    ngx_shmtx_unlock(&kscf->shpool->mutex);
+    ngx_shmtx_unlock(&kcf->shpool->mutex);
 
     ngx_kong_shift_op_finish(op, rc == NGX_OK ? NGX_KONG_SHIFT_OP_DONE
                                               : NGX_KONG_SHIFT_OP_REFUSED);
@@ -514,7 +520,7 @@ ngx_kong_shift_op_not_saved(ngx_kong_shift_op_t *op)
 {
     ngx_kong_shift_shctx_t  *sh;
 
-    sh = op->kscf->sh;
+    sh = op->kcf->sh;
 
     ngx_log_error(NGX_LOG_ERR, op->log, op->file.err,
                   "kong_shift state file \"%s\" was not saved: %s failed",
@@ -524,17 +530,17 @@ ngx_kong_shift_op_not_saved(ngx_kong_shift_op_t *op)
 
         /* the state is in the file: put the one in force over it */
 
-        ngx_shmtx_lock(&op->kscf->shpool->mutex);
+        ngx_shmtx_lock(&op->kcf->shpool->mutex);
 
-        sh->file = op->file.id;
-        ngx_kong_shift_mark_unsaved(op->kscf);
+        sh->file_id = op->file.id;
+        ngx_kong_shift_mark_unsaved_locked(op->kcf->sh);
 
         if (op->shift && !op->published) {
             ngx_kong_shift_outrun_locked(op->shift->record,
                                          op->state.generation);
         }
 
-        ngx_shmtx_unlock(&op->kscf->shpool->mutex);
+        ngx_shmtx_unlock(&op->kcf->shpool->mutex);
     }
 
     if (op->shift && op->published) {
@@ -565,7 +571,7 @@ ngx_kong_shift_op_timer(ngx_event_t *ev)
 
     /* the thread is still at it */
 
-    (void) ngx_kong_shift_lease_hold(op->kscf, op->token);
+    (void) ngx_kong_shift_lease_hold(op->kcf, op->token);
 
     ngx_add_timer(ev, NGX_KONG_SHIFT_OP_HOLD);
 }
@@ -576,7 +582,7 @@ ngx_kong_shift_op_finish(ngx_kong_shift_op_t *op,
     ngx_kong_shift_op_status_e status)
 {
     if (op->token) {
-        ngx_kong_shift_lease_drop(op->kscf, op->token);
+        ngx_kong_shift_lease_drop(op->kcf, op->token);
         op->token = 0;
     }
 
@@ -629,17 +635,6 @@ ngx_kong_shift_op_log(ngx_kong_shift_op_t *op)
                   "kong_shift \"%V\": %s, weight %*s, generation %uL%s, "
                   "comment \"%s\"", &op->shift->name, action,
                   (size_t) (end - weight), weight, op->state.generation,
-                  op->kscf->state.len && !op->saved ? ", not saved" : "",
+                  op->kcf->path.len && !op->saved ? ", not saved" : "",
                   op->change.comment);
-}
-
-
-static void
-ngx_kong_shift_mark_unsaved(ngx_kong_shift_conf_t *kscf)
-{
-    ngx_uint_t  i;
-
-    for (i = 0; i < kscf->sh->nrecords; i++) {
-        kscf->sh->record[i].unsaved = 1;
-    }
 }

@@ -12,27 +12,29 @@
 #define NGX_KONG_SHIFT_TAKEOVER_TRIES  500     /* 10 ms apart */
 
 
-static void ngx_kong_shift_set_aside(ngx_kong_shift_conf_t *kscf,
+static void ngx_kong_shift_set_aside(ngx_kong_shift_conf_t *kcf,
     const char *reason, ngx_err_t err, ngx_log_t *log);
-static void ngx_kong_shift_keep(ngx_kong_shift_conf_t *kscf,
+static void ngx_kong_shift_keep(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_saved_t *saved);
-static void ngx_kong_shift_adopt_one(ngx_kong_shift_conf_t *kscf,
+static void ngx_kong_shift_adopt_one(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_record_t *rec, ngx_kong_shift_saved_t *saved,
     ngx_log_t *log);
-static ngx_int_t ngx_kong_shift_take_over(ngx_kong_shift_conf_t *kscf,
+static void ngx_kong_shift_take_over(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_conf_t *old, ngx_log_t *log);
 static ngx_kong_shift_record_t *ngx_kong_shift_spare_record(
-    ngx_kong_shift_conf_t *kscf, ngx_kong_shift_conf_t *old);
-static ngx_uint_t ngx_kong_shift_is_configured(ngx_kong_shift_conf_t *kscf,
+    ngx_kong_shift_conf_t *kcf, ngx_kong_shift_conf_t *old);
+static ngx_uint_t ngx_kong_shift_is_configured(ngx_kong_shift_conf_t *kcf,
     const char *name);
-static ngx_int_t ngx_kong_shift_bind(ngx_kong_shift_conf_t *kscf,
+static ngx_int_t ngx_kong_shift_bind(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_conf_t *old, ngx_kong_shift_t *shift, ngx_log_t *log);
+static void ngx_kong_shift_log_weight(ngx_kong_shift_t *shift,
+    ngx_kong_shift_state_t *st, ngx_log_t *log);
 static ngx_uint_t ngx_kong_shift_can_write(ngx_core_conf_t *ccf,
     const char *folder);
 
 
 void
-ngx_kong_shift_restore(ngx_kong_shift_conf_t *kscf, ngx_log_t *log)
+ngx_kong_shift_restore(ngx_kong_shift_conf_t *kcf, ngx_log_t *log)
 {
     char                      buf[NGX_KONG_SHIFT_PATH_SIZE];
     uint64_t                  serial;
@@ -44,7 +46,7 @@ ngx_kong_shift_restore(ngx_kong_shift_conf_t *kscf, ngx_log_t *log)
     ngx_kong_shift_file_t     file;
     ngx_kong_shift_saved_t   *s;
 
-    ngx_kong_shift_file_init(&file, (char *) kscf->state.data, buf);
+    ngx_kong_shift_file_init(&file, (char *) kcf->path.data, buf);
 
     rc = ngx_kong_shift_file_load(&file);
 
@@ -53,7 +55,7 @@ ngx_kong_shift_restore(ngx_kong_shift_conf_t *kscf, ngx_log_t *log)
     }
 
     if (rc == NGX_ERROR) {
-        ngx_kong_shift_set_aside(kscf, file.what, file.err, log);
+        ngx_kong_shift_set_aside(kcf, file.what, file.err, log);
         return;
     }
 
@@ -67,17 +69,17 @@ ngx_kong_shift_restore(ngx_kong_shift_conf_t *kscf, ngx_log_t *log)
                               &reason)
         != NGX_OK)
     {
-        ngx_kong_shift_set_aside(kscf, reason, 0, log);
+        ngx_kong_shift_set_aside(kcf, reason, 0, log);
         goto done;
     }
 
-    kscf->sh->file = file.id;
-    kscf->sh->serial = serial;
+    kcf->sh->file_id = file.id;
+    kcf->sh->serial = serial;
 
     s = saved.elts;
 
     for (i = 0; i < saved.nelts; i++) {
-        ngx_kong_shift_keep(kscf, &s[i]);
+        ngx_kong_shift_keep(kcf, &s[i]);
     }
 
 done:
@@ -93,71 +95,71 @@ done:
  */
 
 static void
-ngx_kong_shift_keep(ngx_kong_shift_conf_t *kscf,
+ngx_kong_shift_keep(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_saved_t *saved)
 {
     ngx_uint_t                 i, wanted;
     ngx_kong_shift_t         **shift;
     ngx_kong_shift_record_t   *rec;
 
-    if (!ngx_kong_shift_is_configured(kscf, saved->name)) {
+    if (!ngx_kong_shift_is_configured(kcf, saved->name)) {
 
-        shift = kscf->shifts.elts;
+        shift = kcf->shifts.elts;
         wanted = 1;
 
-        for (i = 0; i < kscf->shifts.nelts; i++) {
-            wanted += (ngx_kong_shift_find_record(kscf->sh,
+        for (i = 0; i < kcf->shifts.nelts; i++) {
+            wanted += (ngx_kong_shift_find_record(kcf->sh,
                                                 (char *) shift[i]->name.data,
                                                 shift[i]->name.len)
                        == NULL);
         }
 
-        if (kscf->sh->nrecords + wanted > kscf->sh->capacity) {
+        if (kcf->sh->nrecords + wanted > kcf->sh->capacity) {
             return;
         }
     }
 
-    ngx_shmtx_lock(&kscf->shpool->mutex);
+    ngx_shmtx_lock(&kcf->shpool->mutex);
 
-    rec = ngx_kong_shift_add_record(kscf->sh, saved->name,
+    rec = ngx_kong_shift_add_record(kcf->sh, saved->name,
                                     ngx_strlen(saved->name), &saved->state);
     if (rec) {
         rec->nevents = saved->nevents;
         rec->unsaved = 0;
     }
 
-    ngx_shmtx_unlock(&kscf->shpool->mutex);
+    ngx_shmtx_unlock(&kcf->shpool->mutex);
 }
 
 
 static void
-ngx_kong_shift_set_aside(ngx_kong_shift_conf_t *kscf, const char *reason,
+ngx_kong_shift_set_aside(ngx_kong_shift_conf_t *kcf, const char *reason,
     ngx_err_t err, ngx_log_t *log)
 {
     char  aside[NGX_KONG_SHIFT_PATH_SIZE + sizeof(".corrupt")];
 
     *ngx_snprintf((u_char *) aside, sizeof(aside) - 1, "%V.corrupt",
-                  &kscf->state)
+                  &kcf->path)
         = '\0';
 
     ngx_log_error(NGX_LOG_ERR, log, err,
                   "kong_shift state file \"%V\" cannot be used and %s moved "
                   "to \"%s\": %s; every shift starts with its weight= and a "
-                  "closed gate", &kscf->state,
+                  "closed gate", &kcf->path,
                   ngx_test_config ? "would be" : "is", aside, reason);
 
     if (!ngx_test_config
-        && ngx_rename_file(kscf->state.data, aside) == NGX_FILE_ERROR)
+        && ngx_rename_file(kcf->path.data, aside) == NGX_FILE_ERROR)
     {
         ngx_log_error(NGX_LOG_ALERT, log, ngx_errno,
                       ngx_rename_file_n " \"%V\" to \"%s\" failed",
-                      &kscf->state, aside);
+                      &kcf->path, aside);
     }
 }
 
 
 void
-ngx_kong_shift_adopt(ngx_kong_shift_conf_t *kscf,
+ngx_kong_shift_adopt(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_file_t *file, ngx_log_t *log)
 {
     uint64_t                    serial;
@@ -175,7 +177,7 @@ ngx_kong_shift_adopt(ngx_kong_shift_conf_t *kscf,
 
     /* from now on this is the file that the next change replaces */
 
-    kscf->sh->file = file->id;
+    kcf->sh->file_id = file->id;
 
     if (ngx_kong_shift_decode(pool, file->text, file->len, &saved, &serial,
                               &reason)
@@ -184,30 +186,30 @@ ngx_kong_shift_adopt(ngx_kong_shift_conf_t *kscf,
         ngx_log_error(NGX_LOG_ERR, log, 0,
                       "kong_shift state file \"%V\" was changed by somebody "
                       "and cannot be used: %s; it will be written anew",
-                      &kscf->state, reason);
+                      &kcf->path, reason);
 
-        for (i = 0; i < kscf->sh->nrecords; i++) {
-            kscf->sh->record[i].unsaved = 1;
-        }
+        ngx_shmtx_lock(&kcf->shpool->mutex);
+        ngx_kong_shift_mark_unsaved_locked(kcf->sh);
+        ngx_shmtx_unlock(&kcf->shpool->mutex);
 
         ngx_destroy_pool(pool);
         return;
     }
 
-    kscf->sh->serial = ngx_max(kscf->sh->serial, serial);
+    kcf->sh->serial = ngx_max(kcf->sh->serial, serial);
 
     s = saved.elts;
 
     for (i = 0; i < saved.nelts; i++) {
 
-        rec = ngx_kong_shift_find_record(kscf->sh, s[i].name,
+        rec = ngx_kong_shift_find_record(kcf->sh, s[i].name,
                                          ngx_strlen(s[i].name));
         if (rec == NULL) {
-            ngx_kong_shift_keep(kscf, &s[i]);
+            ngx_kong_shift_keep(kcf, &s[i]);
             continue;
         }
 
-        ngx_kong_shift_adopt_one(kscf, rec, &s[i], log);
+        ngx_kong_shift_adopt_one(kcf, rec, &s[i], log);
     }
 
     ngx_destroy_pool(pool);
@@ -215,7 +217,7 @@ ngx_kong_shift_adopt(ngx_kong_shift_conf_t *kscf,
 
 
 static void
-ngx_kong_shift_adopt_one(ngx_kong_shift_conf_t *kscf,
+ngx_kong_shift_adopt_one(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_record_t *rec, ngx_kong_shift_saved_t *saved,
     ngx_log_t *log)
 {
@@ -224,7 +226,7 @@ ngx_kong_shift_adopt_one(ngx_kong_shift_conf_t *kscf,
 
     adopted = 0;
 
-    ngx_shmtx_lock(&kscf->shpool->mutex);
+    ngx_shmtx_lock(&kcf->shpool->mutex);
 
     ngx_kong_shift_read(rec, &snap);
 
@@ -247,7 +249,7 @@ ngx_kong_shift_adopt_one(ngx_kong_shift_conf_t *kscf,
         rec->unsaved = 1;
     }
 
-    ngx_shmtx_unlock(&kscf->shpool->mutex);
+    ngx_shmtx_unlock(&kcf->shpool->mutex);
 
     if (adopted) {
         ngx_log_error(NGX_LOG_NOTICE, log, 0,
@@ -259,50 +261,46 @@ ngx_kong_shift_adopt_one(ngx_kong_shift_conf_t *kscf,
 
 
 ngx_int_t
-ngx_kong_shift_attach(ngx_kong_shift_conf_t *kscf,
+ngx_kong_shift_attach(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_conf_t *old, ngx_log_t *log)
 {
     ngx_uint_t           i;
     ngx_kong_shift_t   **shift;
 
-    if (old && old->sh && old->sh != kscf->sh) {
-        if (ngx_kong_shift_take_over(kscf, old, log) != NGX_OK) {
+    if (old && old->sh && old->sh != kcf->sh) {
+        ngx_kong_shift_take_over(kcf, old, log);
+    }
+
+    shift = kcf->shifts.elts;
+
+    for (i = 0; i < kcf->shifts.nelts; i++) {
+        if (ngx_kong_shift_bind(kcf, old, shift[i], log) != NGX_OK) {
             return NGX_ERROR;
         }
     }
 
-    shift = kscf->shifts.elts;
-
-    for (i = 0; i < kscf->shifts.nelts; i++) {
-        if (ngx_kong_shift_bind(kscf, old, shift[i], log) != NGX_OK) {
-            return NGX_ERROR;
-        }
-    }
-
-    if (old && old->sh && kscf->state.len
-        && (old->state.len != kscf->state.len
-            || ngx_strcmp(old->state.data, kscf->state.data) != 0))
+    if (old && old->sh && kcf->path.len
+        && (old->path.len != kcf->path.len
+            || ngx_strcmp(old->path.data, kcf->path.data) != 0))
     {
         /*
          * What runs is the truth, whatever an old file there says, and what
          * old workers still have to save belongs to the path of before.
          */
 
-        ngx_shmtx_lock(&kscf->shpool->mutex);
+        ngx_shmtx_lock(&kcf->shpool->mutex);
 
-        kscf->sh->epoch++;
+        kcf->sh->epoch++;
 
-        (void) ngx_kong_shift_file_stat((char *) kscf->state.data,
-                                        &kscf->sh->file);
+        (void) ngx_kong_shift_file_stat((char *) kcf->path.data,
+                                        &kcf->sh->file_id);
 
-        for (i = 0; i < kscf->sh->nrecords; i++) {
-            kscf->sh->record[i].unsaved = 1;
-        }
+        ngx_kong_shift_mark_unsaved_locked(kcf->sh);
 
-        ngx_shmtx_unlock(&kscf->shpool->mutex);
+        ngx_shmtx_unlock(&kcf->shpool->mutex);
     }
 
-    kscf->epoch = kscf->sh->epoch;
+    kcf->epoch = kcf->sh->epoch;
 
     return NGX_OK;
 }
@@ -314,8 +312,8 @@ ngx_kong_shift_attach(ngx_kong_shift_conf_t *kscf,
  * only the old zone ever sees.
  */
 
-static ngx_int_t
-ngx_kong_shift_take_over(ngx_kong_shift_conf_t *kscf,
+static void
+ngx_kong_shift_take_over(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_conf_t *old, ngx_log_t *log)
 {
     uint64_t                    token;
@@ -340,9 +338,9 @@ ngx_kong_shift_take_over(ngx_kong_shift_conf_t *kscf,
     old->sh->owner = ngx_pid;
     old->sh->token++;
 
-    shift = kscf->shifts.elts;
+    shift = kcf->shifts.elts;
 
-    for (i = 0; i < kscf->shifts.nelts; i++) {
+    for (i = 0; i < kcf->shifts.nelts; i++) {
 
         from = ngx_kong_shift_find_record(old->sh,
                                           (char *) shift[i]->name.data,
@@ -353,7 +351,7 @@ ngx_kong_shift_take_over(ngx_kong_shift_conf_t *kscf,
 
         ngx_kong_shift_read(from, &snap);
 
-        to = ngx_kong_shift_add_record(kscf->sh, from->name,
+        to = ngx_kong_shift_add_record(kcf->sh, from->name,
                                        shift[i]->name.len, &snap.state);
         if (to == NULL) {
             continue;
@@ -366,16 +364,14 @@ ngx_kong_shift_take_over(ngx_kong_shift_conf_t *kscf,
         ngx_memcpy(to->event, from->event, sizeof(from->event));
     }
 
-    kscf->sh->file = old->sh->file;
-    kscf->sh->serial = old->sh->serial;
+    kcf->sh->file_id = old->sh->file_id;
+    kcf->sh->serial = old->sh->serial;
 
     ngx_shmtx_unlock(&old->shpool->mutex);
 
     ngx_log_error(NGX_LOG_NOTICE, log, 0,
                   "kong_shift zone was replaced: %ui shifts, room for %ui",
-                  kscf->shifts.nelts, kscf->sh->capacity);
-
-    return NGX_OK;
+                  kcf->shifts.nelts, kcf->sh->capacity);
 }
 
 
@@ -385,16 +381,16 @@ ngx_kong_shift_take_over(ngx_kong_shift_conf_t *kscf,
  */
 
 static ngx_kong_shift_record_t *
-ngx_kong_shift_spare_record(ngx_kong_shift_conf_t *kscf,
+ngx_kong_shift_spare_record(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_conf_t *old)
 {
     ngx_uint_t                i;
     ngx_kong_shift_record_t  *rec;
 
-    for (i = 0; i < kscf->sh->nrecords; i++) {
-        rec = &kscf->sh->record[i];
+    for (i = 0; i < kcf->sh->nrecords; i++) {
+        rec = &kcf->sh->record[i];
 
-        if (!ngx_kong_shift_is_configured(kscf, rec->name)
+        if (!ngx_kong_shift_is_configured(kcf, rec->name)
             && !(old && ngx_kong_shift_is_configured(old, rec->name)))
         {
             return rec;
@@ -406,16 +402,16 @@ ngx_kong_shift_spare_record(ngx_kong_shift_conf_t *kscf,
 
 
 static ngx_uint_t
-ngx_kong_shift_is_configured(ngx_kong_shift_conf_t *kscf, const char *name)
+ngx_kong_shift_is_configured(ngx_kong_shift_conf_t *kcf, const char *name)
 {
     size_t               len;
     ngx_uint_t           i;
     ngx_kong_shift_t   **shift;
 
     len = ngx_strlen(name);
-    shift = kscf->shifts.elts;
+    shift = kcf->shifts.elts;
 
-    for (i = 0; i < kscf->shifts.nelts; i++) {
+    for (i = 0; i < kcf->shifts.nelts; i++) {
         if (shift[i]->name.len == len
             && ngx_strncmp(shift[i]->name.data, name, len) == 0)
         {
@@ -428,29 +424,26 @@ ngx_kong_shift_is_configured(ngx_kong_shift_conf_t *kscf, const char *name)
 
 
 static ngx_int_t
-ngx_kong_shift_bind(ngx_kong_shift_conf_t *kscf, ngx_kong_shift_conf_t *old,
+ngx_kong_shift_bind(ngx_kong_shift_conf_t *kcf, ngx_kong_shift_conf_t *old,
     ngx_kong_shift_t *shift, ngx_log_t *log)
 {
-    u_char                      was[NGX_KONG_SHIFT_WEIGHT_LEN];
-    u_char                      is[NGX_KONG_SHIFT_WEIGHT_LEN];
-    u_char                     *was_end, *is_end;
     ngx_kong_shift_state_t      st;
     ngx_kong_shift_change_t     change;
     ngx_kong_shift_record_t    *rec;
     ngx_kong_shift_snapshot_t   snap;
 
-    ngx_shmtx_lock(&kscf->shpool->mutex);
+    ngx_shmtx_lock(&kcf->shpool->mutex);
 
-    rec = ngx_kong_shift_find_record(kscf->sh, (char *) shift->name.data,
+    rec = ngx_kong_shift_find_record(kcf->sh, (char *) shift->name.data,
                                      shift->name.len);
 
     if (rec == NULL) {
         ngx_kong_shift_init_state(&st, shift->weight, ngx_time());
 
-        rec = ngx_kong_shift_add_record(kscf->sh, (char *) shift->name.data,
+        rec = ngx_kong_shift_add_record(kcf->sh, (char *) shift->name.data,
                                         shift->name.len, &st);
         if (rec == NULL) {
-            rec = ngx_kong_shift_spare_record(kscf, old);
+            rec = ngx_kong_shift_spare_record(kcf, old);
 
             if (rec) {
                 ngx_kong_shift_init_record(rec, (char *) shift->name.data,
@@ -460,7 +453,7 @@ ngx_kong_shift_bind(ngx_kong_shift_conf_t *kscf, ngx_kong_shift_conf_t *old,
 
         shift->record = rec;
 
-        ngx_shmtx_unlock(&kscf->shpool->mutex);
+        ngx_shmtx_unlock(&kcf->shpool->mutex);
 
         if (rec == NULL) {
             ngx_log_error(NGX_LOG_EMERG, log, 0,
@@ -492,18 +485,33 @@ ngx_kong_shift_bind(ngx_kong_shift_conf_t *kscf, ngx_kong_shift_conf_t *old,
         rec->ahead = 1;
     }
 
-    ngx_shmtx_unlock(&kscf->shpool->mutex);
+    ngx_shmtx_unlock(&kcf->shpool->mutex);
 
-    if (ngx_test_config || snap.state.weight == shift->weight) {
-        return NGX_OK;
+    ngx_kong_shift_log_weight(shift, &snap.state, log);
+
+    return NGX_OK;
+}
+
+
+/* which of the two won */
+
+static void
+ngx_kong_shift_log_weight(ngx_kong_shift_t *shift, ngx_kong_shift_state_t *st,
+    ngx_log_t *log)
+{
+    u_char   was[NGX_KONG_SHIFT_WEIGHT_LEN], is[NGX_KONG_SHIFT_WEIGHT_LEN];
+    u_char  *was_end, *is_end;
+
+    if (ngx_test_config || st->weight == shift->weight) {
+        return;
     }
 
     was_end = (u_char *) ngx_kong_shift_format_weight((char *) was,
-                                                      snap.state.weight);
+                                                      st->weight);
     is_end = (u_char *) ngx_kong_shift_format_weight((char *) is,
                                                      shift->weight);
 
-    if (snap.state.conf_weight == shift->weight) {
+    if (st->conf_weight == shift->weight) {
         ngx_log_error(NGX_LOG_NOTICE, log, 0,
                       "kong_shift \"%V\": the runtime weight %*s stays in "
                       "force, weight=%*s was not edited since",
@@ -517,13 +525,11 @@ ngx_kong_shift_bind(ngx_kong_shift_conf_t *kscf, ngx_kong_shift_conf_t *old,
                       &shift->name, (size_t) (is_end - is), is,
                       (size_t) (was_end - was), was);
     }
-
-    return NGX_OK;
 }
 
 
 ngx_int_t
-ngx_kong_shift_check_folder(ngx_cycle_t *cycle, ngx_kong_shift_conf_t *kscf)
+ngx_kong_shift_check_folder(ngx_cycle_t *cycle, ngx_kong_shift_conf_t *kcf)
 {
     char                    buf[NGX_KONG_SHIFT_PATH_SIZE];
     struct stat             st;
@@ -532,21 +538,21 @@ ngx_kong_shift_check_folder(ngx_cycle_t *cycle, ngx_kong_shift_conf_t *kscf)
 
     ccf = (ngx_core_conf_t *) ngx_get_conf(cycle->conf_ctx, ngx_core_module);
 
-    ngx_kong_shift_file_init(&file, (char *) kscf->state.data, buf);
+    ngx_kong_shift_file_init(&file, (char *) kcf->path.data, buf);
 
     if (stat(file.folder, &st) == -1) {
         ngx_log_error(NGX_LOG_EMERG, cycle->log, ngx_errno,
                       "the folder of the kong_shift state file \"%V\" cannot "
-                      "be used in %s:%ui", &kscf->state, kscf->file,
-                      kscf->line);
+                      "be used in %s:%ui", &kcf->path, kcf->file,
+                      kcf->line);
         return NGX_ERROR;
     }
 
     if (!S_ISDIR(st.st_mode)) {
         ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
                       "\"%s\" of the kong_shift state file \"%V\" is not a "
-                      "folder in %s:%ui", file.folder, &kscf->state,
-                      kscf->file, kscf->line);
+                      "folder in %s:%ui", file.folder, &kcf->path,
+                      kcf->file, kcf->line);
         return NGX_ERROR;
     }
 
@@ -556,7 +562,7 @@ ngx_kong_shift_check_folder(ngx_cycle_t *cycle, ngx_kong_shift_conf_t *kscf)
                       "state file in %s:%ui",
                       geteuid() == 0 ? "user " : "the current user",
                       geteuid() == 0 ? ccf->username : "",
-                      file.folder, kscf->file, kscf->line);
+                      file.folder, kcf->file, kcf->line);
         return NGX_ERROR;
     }
 
@@ -572,8 +578,8 @@ ngx_kong_shift_check_folder(ngx_cycle_t *cycle, ngx_kong_shift_conf_t *kscf)
 static ngx_uint_t
 ngx_kong_shift_can_write(ngx_core_conf_t *ccf, const char *folder)
 {
-    int    status = 0;
-    pid_t  pid, rc;
+    int    status;
+    pid_t  pid;
 
     if (geteuid() != 0 || ccf->master == 0) {
         return access(folder, R_OK|W_OK|X_OK) == 0;
@@ -588,14 +594,17 @@ ngx_kong_shift_can_write(ngx_core_conf_t *ccf, const char *folder)
               || access(folder, R_OK|W_OK|X_OK) == -1);
     }
 
-    do {
-        rc = (pid == -1) ? -1 : waitpid(pid, &status, 0);
-    } while (rc == -1 && pid != -1 && errno == EINTR);
-
-    if (rc == -1) {
-        /* not known; the first save will tell */
+    if (pid == -1) {
         return 1;
     }
 
-    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    while (waitpid(pid, &status, 0) == -1) {
+        if (errno != EINTR) {
+            return 1;
+        }
+    }
+
+    /* if the child was killed it is not known; the first save will tell */
+
+    return !WIFEXITED(status) || WEXITSTATUS(status) == 0;
 }

@@ -154,6 +154,17 @@ ngx_kong_shift_publish_locked(ngx_kong_shift_record_t *rec,
 
 
 void
+ngx_kong_shift_mark_unsaved_locked(ngx_kong_shift_shctx_t *sh)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < sh->nrecords; i++) {
+        sh->record[i].unsaved = 1;
+    }
+}
+
+
+void
 ngx_kong_shift_outrun_locked(ngx_kong_shift_record_t *rec,
     uint64_t generation)
 {
@@ -202,7 +213,7 @@ ngx_kong_shift_add_event(ngx_kong_shift_record_t *rec,
 
 
 ngx_int_t
-ngx_kong_shift_read_events(ngx_kong_shift_conf_t *kscf,
+ngx_kong_shift_read_events(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_record_t *rec, uint64_t since,
     ngx_kong_shift_event_t **events, ngx_uint_t *nevents, uint64_t *last,
     ngx_log_t *log)
@@ -217,7 +228,7 @@ ngx_kong_shift_read_events(ngx_kong_shift_conf_t *kscf,
         return NGX_ERROR;
     }
 
-    ngx_shmtx_lock(&kscf->shpool->mutex);
+    ngx_shmtx_lock(&kcf->shpool->mutex);
 
     *last = rec->nevents;
 
@@ -235,22 +246,22 @@ ngx_kong_shift_read_events(ngx_kong_shift_conf_t *kscf,
         }
     }
 
-    ngx_shmtx_unlock(&kscf->shpool->mutex);
+    ngx_shmtx_unlock(&kcf->shpool->mutex);
 
     return NGX_OK;
 }
 
 
 uint64_t
-ngx_kong_shift_lease_take(ngx_kong_shift_conf_t *kscf)
+ngx_kong_shift_lease_take(ngx_kong_shift_conf_t *kcf)
 {
     uint64_t                 token;
     ngx_kong_shift_shctx_t  *sh;
 
-    sh = kscf->sh;
+    sh = kcf->sh;
     token = 0;
 
-    ngx_shmtx_lock(&kscf->shpool->mutex);
+    ngx_shmtx_lock(&kcf->shpool->mutex);
 
     if (sh->owner == 0
         || (ngx_msec_int_t) (sh->expires - ngx_current_msec) <= 0
@@ -261,48 +272,48 @@ ngx_kong_shift_lease_take(ngx_kong_shift_conf_t *kscf)
         sh->expires = ngx_current_msec + NGX_KONG_SHIFT_LEASE;
     }
 
-    ngx_shmtx_unlock(&kscf->shpool->mutex);
+    ngx_shmtx_unlock(&kcf->shpool->mutex);
 
     return token;
 }
 
 
 ngx_int_t
-ngx_kong_shift_lease_hold(ngx_kong_shift_conf_t *kscf, uint64_t token)
+ngx_kong_shift_lease_hold(ngx_kong_shift_conf_t *kcf, uint64_t token)
 {
     ngx_int_t                rc;
     ngx_kong_shift_shctx_t  *sh;
 
-    sh = kscf->sh;
+    sh = kcf->sh;
     rc = NGX_BUSY;
 
-    ngx_shmtx_lock(&kscf->shpool->mutex);
+    ngx_shmtx_lock(&kcf->shpool->mutex);
 
     if (sh->owner && sh->token == token) {
         sh->expires = ngx_current_msec + NGX_KONG_SHIFT_LEASE;
         rc = NGX_OK;
     }
 
-    ngx_shmtx_unlock(&kscf->shpool->mutex);
+    ngx_shmtx_unlock(&kcf->shpool->mutex);
 
     return rc;
 }
 
 
 void
-ngx_kong_shift_lease_drop(ngx_kong_shift_conf_t *kscf, uint64_t token)
+ngx_kong_shift_lease_drop(ngx_kong_shift_conf_t *kcf, uint64_t token)
 {
     ngx_kong_shift_shctx_t  *sh;
 
-    sh = kscf->sh;
+    sh = kcf->sh;
 
-    ngx_shmtx_lock(&kscf->shpool->mutex);
+    ngx_shmtx_lock(&kcf->shpool->mutex);
 
     if (sh->token == token) {
         sh->owner = 0;
     }
 
-    ngx_shmtx_unlock(&kscf->shpool->mutex);
+    ngx_shmtx_unlock(&kcf->shpool->mutex);
 }
 
 
