@@ -264,8 +264,9 @@ ngx_int_t
 ngx_kong_shift_attach(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_conf_t *old, ngx_log_t *log)
 {
-    ngx_uint_t           i;
-    ngx_kong_shift_t   **shift;
+    ngx_uint_t                  i;
+    ngx_kong_shift_t          **shift;
+    ngx_kong_shift_file_id_t    id;
 
     if (old && old->sh && old->sh != kcf->sh) {
         ngx_kong_shift_take_over(kcf, old, log);
@@ -288,13 +289,12 @@ ngx_kong_shift_attach(ngx_kong_shift_conf_t *kcf,
          * old workers still have to save belongs to the path of before.
          */
 
+        (void) ngx_kong_shift_file_stat((char *) kcf->path.data, &id);
+
         ngx_shmtx_lock(&kcf->shpool->mutex);
 
         kcf->sh->epoch++;
-
-        (void) ngx_kong_shift_file_stat((char *) kcf->path.data,
-                                        &kcf->sh->file_id);
-
+        kcf->sh->file_id = id;
         ngx_kong_shift_mark_unsaved_locked(kcf->sh);
 
         ngx_shmtx_unlock(&kcf->shpool->mutex);
