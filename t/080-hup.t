@@ -209,6 +209,8 @@ for my $i (1 .. 6) {
 $t->weight(46, 'c');
 conf([c => 'weight=3; kong_shift_gate on;'], state => $file);
 ok($front->reload, 'back once more');
+ok(retry_until(sub { (read_file($file) // '') =~ /"weight":\s*46\b/ }, 5),
+    'the file is brought up to date once more');
 
 # a zone of a fixed size: what was removed takes no room of what is added
 conf([map({ ("m$_" => 'weight=1;') } 1 .. 3), c => 'weight=3; kong_shift_gate on;'],
