@@ -14,13 +14,14 @@ die() {
     exit 1
 }
 
-# shellcheck source=t/lib/postgres.bash
+# shellcheck source=/dev/null
 . "$ROOT/t/lib/postgres.bash"
-# shellcheck source=t/demo/nodes.bash
+# shellcheck source=/dev/null
 . "$ROOT/t/demo/nodes.bash"
 
 NGINX=${TEST_NGINX_BINARY:-/usr/sbin/nginx}
 # Odd, and harmless: it never meets a shell.
+# shellcheck disable=SC2016
 PASSWORD='s3:cr\et $(touch x);'"'"
 Y_NAME="kong y'\"\$(id);x"
 
