@@ -575,7 +575,9 @@ ngx_kong_shift_init_process(ngx_cycle_t *cycle)
     ev->data = dumb;
     ev->cancelable = 1;
 
-    ngx_add_timer(ev, NGX_KONG_SHIFT_TICK);
+    /* a new state= has nothing in it yet */
+
+    ngx_add_timer(ev, 1);
 
     return NGX_OK;
 }

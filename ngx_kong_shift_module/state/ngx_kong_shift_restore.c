@@ -295,6 +295,7 @@ ngx_kong_shift_attach(ngx_kong_shift_conf_t *kcf,
 
         kcf->sh->epoch++;
         kcf->sh->file_id = id;
+        kcf->sh->next_poll = ngx_current_msec;
         ngx_kong_shift_mark_unsaved_locked(kcf->sh);
 
         ngx_shmtx_unlock(&kcf->shpool->mutex);
