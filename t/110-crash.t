@@ -173,4 +173,5 @@ for my $i (1 .. 5) {
 writes_again('killed while they reload');
 is($t->load(requests => 200, conns => 10)->{failed}, 0, 'no request fails');
 
-$t->finish(qr/exited on signal 9/, qr/signal 9 \(SIGKILL\)/);
+# nginx itself opens the mutex of a worker killed while it held it
+$t->finish(qr/exited on signal 9/, qr/was locked by/);
