@@ -25,7 +25,7 @@ declare -A SETTING=(
     [x.db.host]=127.0.0.1   [x.db.port]=5432
     [x.db.name]=kong        [x.db.user]=kong
     [y.db.maintenance]=postgres
-    [work_dir]=/var/lib/kong-shift
+    [work_dir]=/var/lib/kong-shift-cp
     [db_timeout]=3600       [lock_timeout]=3600
     [start_timeout]=60
 )
