@@ -65,7 +65,7 @@ world_start() {
 
     kong_run x migrations bootstrap -c "$RUN/cp_x.conf"
     kong_run x start -c "$RUN/cp_x.conf" 3>&-
-    wait_nodes cp_is_ready cp_x
+    wait_cp cp_x
     world_seed
     world_nginx
     world_save

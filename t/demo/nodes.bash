@@ -147,18 +147,34 @@ dp_is_ready() {
     [[ $(http_status "$proxy/orders/1") == 200 ]]
 }
 
-# Waits until nodes are ready: wait_nodes CHECK NODE ...
-wait_nodes() {
-    local check=$1 node begun=$SECONDS
-    shift
+# Waits until a node is ready: wait_node CHECK NODE [SECONDS]
+wait_node() {
+    local check=$1 node=$2 seconds=${3:-$NODE_TIMEOUT} begun=$SECONDS
 
-    for node in "$@"; do
-        until "$check" "$node"; do
-            (( SECONDS - begun < NODE_TIMEOUT )) \
-            || die "$node is not ready after $NODE_TIMEOUT s, see its log"
-            sleep 0.2
-        done
+    until "$check" "$node"; do
+        (( SECONDS - begun < seconds )) || return 1
+        sleep 0.2
     done
+}
+
+# Waits until a control plane is ready.
+wait_cp() {
+    wait_node cp_is_ready "$1" \
+    || die "$1 is not ready after $NODE_TIMEOUT s, see its log"
+}
+
+# Waits until a data plane of X or Y is ready. One that could not store its
+# first configuration, as happens on a busy machine ("unable to open DB for
+# access"), gets another only when it connects anew.
+wait_dp() {
+    local which=$1 node=$2
+
+    wait_node dp_is_ready "$node" 20 && return
+
+    printf 'demo: %s has no configuration yet, it is restarted\n' "$node" >&2
+    kong_run "$which" restart -c "$RUN/$node.conf"
+    wait_node dp_is_ready "$node" \
+    || die "$node is not ready after $NODE_TIMEOUT s, see its log"
 }
 
 # Calls an Admin API to create something: seed NODE PATH FIELD ...
