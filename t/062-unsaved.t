@@ -73,8 +73,11 @@ sub cannot_save {
     my $told = $t->snapshot;
 
     # which nginx refuses while the workers cannot write to the folder
+    $front->set($front->{conf}, $t->front_main(zone => '2m', state => $file));
     $front->reload;
     is_deeply($t->snapshot, $told, "$name: an unsaved abort stays over it");
+    is_json($t->api('GET', '/shifts/kong'), 200, { saved => JSON::PP::false },
+        "$name: and is still not saved");
     $front->kill_worker($_) for $front->workers;
     is_deeply($t->snapshot, $told, "$name: and over the loss of all workers");
 
