@@ -84,9 +84,14 @@ ngx_kong_shift_apply(ngx_kong_shift_state_t *st,
 
     case NGX_KONG_SHIFT_SET_CONFIG:
 
-        st->weight = change->weight;
         st->conf_weight = change->weight;
-        st->aborted = 0;
+
+        /* a reload for whatever reason must not end an abort */
+
+        if (!st->aborted) {
+            st->weight = change->weight;
+        }
+
         break;
 
     default: /* NGX_KONG_SHIFT_ABORT */

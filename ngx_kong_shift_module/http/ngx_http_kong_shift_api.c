@@ -241,7 +241,7 @@ ngx_http_kong_shift_check_method(ngx_http_request_t *r,
 
     if (!(r->method & resource->methods) || r != r->main) {
         ngx_http_kong_shift_set_problem(problem, "method_not_allowed",
-                                        "%V is not allowed here, %s is",
+                                        "%V is not allowed here; allowed: %s",
                                         &r->method_name, resource->allow);
         problem->allow = resource->allow;
         return NGX_ERROR;

@@ -153,7 +153,7 @@ ngx_http_kong_shift_parse_weight(json_t *body,
 
         if (weight + change->weight != NGX_KONG_SHIFT_FULL) {
             return ngx_http_kong_shift_field_problem(problem, "sum_not_100",
-                       "old", "and \"new\" must sum to 100");
+                       "old", "must be 100 minus \"new\"");
         }
     }
 

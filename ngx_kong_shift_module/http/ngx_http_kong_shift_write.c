@@ -251,8 +251,9 @@ ngx_http_kong_shift_op_problem(ngx_http_kong_shift_write_t *w,
 
         if (w->op.result == NGX_KONG_SHIFT_GATE_CLOSED) {
             ngx_http_kong_shift_set_problem(problem, "gate_closed",
-                "the gate of \"%V\" is closed, so its weight stays 0 until "
-                "the control-plane phase has passed", name);
+                "the gate of \"%V\" is closed, so its weight stays 0; it is "
+                "opened by \"kong-shift cp dual-cluster\" or PUT .../gate",
+                name);
 
         } else if (w->op.result == NGX_KONG_SHIFT_GATE_OFF) {
             ngx_http_kong_shift_set_problem(problem, "gate_off",
@@ -260,8 +261,8 @@ ngx_http_kong_shift_op_problem(ngx_http_kong_shift_write_t *w,
 
         } else if (w->op.change.match) {
             ngx_http_kong_shift_set_problem(problem, "generation_mismatch",
-                "If-Match is not the current generation %uL of \"%V\"",
-                snap.state.generation, name);
+                "If-Match is not the current generation of \"%V\", which is "
+                "\"%uL\", with the quotes", name, snap.state.generation);
 
         } else {
             ngx_http_kong_shift_set_problem(problem, "generation_mismatch",
@@ -286,9 +287,9 @@ ngx_http_kong_shift_op_problem(ngx_http_kong_shift_write_t *w,
     case NGX_KONG_SHIFT_OP_NOT_SAVED:
 
         ngx_http_kong_shift_set_problem(problem, "not_saved",
-            "%s failed for the state file (%d: %s), nothing was changed",
-            w->op.file.what, (int) w->op.file.err,
-            strerror(w->op.file.err));
+            "state file \"%V\" was not saved, %s failed (%d: %s); nothing "
+            "was changed", &w->op.kcf->path, w->op.file.what,
+            (int) w->op.file.err, strerror(w->op.file.err));
         break;
 
     default:

@@ -519,6 +519,12 @@ ngx_kong_shift_log_weight(ngx_kong_shift_t *shift, ngx_kong_shift_state_t *st,
                       &shift->name, (size_t) (was_end - was), was,
                       (size_t) (is_end - is), is);
 
+    } else if (st->aborted) {
+        ngx_log_error(NGX_LOG_WARN, log, 0,
+                      "kong_shift \"%V\": weight=%*s was edited, but the "
+                      "abort stays in force until a weight is set at run time",
+                      &shift->name, (size_t) (is_end - is), is);
+
     } else {
         ngx_log_error(NGX_LOG_NOTICE, log, 0,
                       "kong_shift \"%V\": weight=%*s was edited and replaces "

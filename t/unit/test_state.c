@@ -123,6 +123,14 @@ main(void)
     is(st.freeze, 0);
     is(st.freeze_comment[0], '\0');
 
+    /* an edited weight= is in force, but after an abort */
+
+    accepted(change(NGX_KONG_SHIFT_SET_CONFIG, 300000), 0);
+    is(st.weight, 0);
+    is(st.conf_weight, 300000);
+    is(st.aborted, 1);
+
+    accepted(change(NGX_KONG_SHIFT_SET_WEIGHT, 0), 0);
     accepted(change(NGX_KONG_SHIFT_SET_CONFIG, 250000), 0);
     is(st.weight, 250000);
     is(st.conf_weight, 250000);
