@@ -204,6 +204,20 @@ is_json($t->api('GET', '/shifts/kong/weight'), 200, { new => 70 },
 like($front->new_log, qr/\[(?:notice|warn)\].*kong.*weight/,
     'and the log says so');
 
+$t->api('POST', '/shifts/kong/abort');
+conf(40, 'auto');
+$front->new_log;
+ok($front->reload, 'reload with weight= edited after an abort');
+is_json($t->api('GET', '/shifts/kong/weight'), 200,
+    { new => 0, aborted => JSON::PP::true }, 'the abort is in force');
+like($front->new_log, qr/\[warn\].*kong.*abort/, 'and the log says so');
+
+$t->weight(70);
+ok($front->reload, 'reload with weight= as it was');
+is_json($t->api('GET', '/shifts/kong/weight'), 200,
+    { new => 70, aborted => JSON::PP::false },
+    'a weight set at run time ends the abort');
+
 
 # --- damaged files: the value saved or weight=, one line, never a failed start
 
