@@ -149,7 +149,7 @@ endif
 
 # renamed into place, since an nginx may have the old one mapped
 $(SO): $(TREE)/objs/Makefile $(SOURCES)
-	$(MAKE) -C $(TREE) -f objs/Makefile $(if $(NGINX_SRC),,modules)
+	$(MAKE) -s -C $(TREE) -f objs/Makefile $(if $(NGINX_SRC),,modules)
 	cp $(TREE)/objs/$(notdir $(SO)) $@.new
 	mv $@.new $@
 
