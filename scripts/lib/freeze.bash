@@ -12,8 +12,9 @@ cmd_cp_freeze() {
 
 ## cp unfreeze
 ##     Allow admin writes again.
-##     With the gate open X and Y are both in use, and a write would reach only
-##     one of them: that needs --yes.
+##     While nothing goes to the new pool this also closes the gate: a write to X
+##     makes the copy stale. With the new pool in use a write reaches only one of
+##     X and Y, which is right only when X is given up. Both ask first.
 cmd_cp_unfreeze() {
     no_more_arguments "$@"
     settings_load
@@ -48,9 +49,22 @@ phase_unfreeze() {
         STEP_RESULT='already off'
         return
     fi
-    lb_all '.gate.state != "open"' \
-        || confirm "the gate is open: an admin write now reaches X or Y, not both"
+    if ! lb_all '.gate.state != "open"'; then
+        unfreeze_behind_gate
+    fi
     lb_put_all freeze "$(jq -nc --arg comment "$(comment)" '{state: "off", $comment}')" .state '"off"'
+}
+
+# A write to X ends the proof that Y holds what X holds, so the gate must not
+# stay open on it, unless Y is in use already.
+unfreeze_behind_gate() {
+    if lb_all '.weight.effective == 0'; then
+        confirm "this gives the upgrade up for now: the gate is closed first, and only \"kong-shift cp dual-cluster\" opens it again"
+        lb_put_all gate "$(jq -nc --arg comment "$(comment)" '{state: "closed", $comment}')" .state '"closed"'
+        say "      the gate is closed"
+        return
+    fi
+    confirm "the gate is open and the new pool in use: an admin write now reaches X or Y, not both"
 }
 
 # lb_all FILTER: true of every load balancer that lb_read_all saw.

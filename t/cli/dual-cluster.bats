@@ -292,6 +292,17 @@ EOF
     run "$ROOT/scripts/kong-shift" -c "$CONF" cp unfreeze </dev/null
     [ "$status" -eq 3 ]
     [ "$(get freeze .state)" = on ]
+    # nothing goes to Y: the copy of X is not proved any more
+    run kong_shift cp unfreeze
+    [ "$status" -eq 0 ]
+    [ "$(get freeze .state) $(get gate .state)" = 'off closed' ]
+    # Y is in use: what it holds is the truth now
+    put gate '{"state":"open","force":true,"comment":"test"}'
+    put weight '{"new":100}'
+    kong_shift cp freeze
+    run kong_shift cp unfreeze
+    [ "$status" -eq 0 ]
+    [ "$(get freeze .state) $(get gate .state)" = 'off open' ]
 }
 
 @test "a step by itself says which one is missing before it" {
