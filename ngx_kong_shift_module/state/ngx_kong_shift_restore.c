@@ -371,7 +371,7 @@ ngx_kong_shift_take_over(ngx_kong_shift_conf_t *kcf,
     ngx_shmtx_unlock(&old->shpool->mutex);
 
     ngx_log_error(NGX_LOG_NOTICE, log, 0,
-                  "kong_shift zone was replaced: %ui shifts, room for %ui",
+                  "kong_shift zone was replaced, shifts: %ui, room for: %ui",
                   kcf->shifts.nelts, kcf->sh->capacity);
 }
 
