@@ -130,6 +130,8 @@ typedef struct {
     u_char                    *file;       /* of the directive */
     ngx_uint_t                 line;
 
+    ngx_pool_t                *tick;       /* of the tick under way */
+
 #if (NGX_THREADS)
     ngx_thread_pool_t         *thread_pool;
 #endif

@@ -35,6 +35,7 @@ static ngx_int_t ngx_kong_shift_init_zone(ngx_shm_zone_t *shm_zone,
     void *data);
 static ngx_int_t ngx_kong_shift_init_module(ngx_cycle_t *cycle);
 static ngx_int_t ngx_kong_shift_init_process(ngx_cycle_t *cycle);
+static void ngx_kong_shift_exit_process(ngx_cycle_t *cycle);
 static void ngx_kong_shift_tick(ngx_event_t *ev);
 static void ngx_kong_shift_tick_done(ngx_kong_shift_op_t *op);
 
@@ -72,7 +73,7 @@ ngx_module_t  ngx_kong_shift_module = {
     ngx_kong_shift_init_process,           /* init process */
     NULL,                                  /* init thread */
     NULL,                                  /* exit thread */
-    NULL,                                  /* exit process */
+    ngx_kong_shift_exit_process,           /* exit process */
     NULL,                                  /* exit master */
     NGX_MODULE_V1_PADDING
 };
@@ -93,6 +94,7 @@ ngx_kong_shift_create_conf(ngx_cycle_t *cycle)
      *
      *     kcf->shm_zone = NULL;
      *     kcf->sh = NULL;
+     *     kcf->tick = NULL;
      *     kcf->size = 0;
      *     kcf->path = { 0, NULL };
      *     kcf->file = NULL;
@@ -583,6 +585,22 @@ ngx_kong_shift_init_process(ngx_cycle_t *cycle)
 }
 
 
+/* the threads are gone by now, and nobody else waits for their work */
+
+static void
+ngx_kong_shift_exit_process(ngx_cycle_t *cycle)
+{
+    ngx_kong_shift_conf_t  *kcf;
+
+    kcf = (ngx_kong_shift_conf_t *) ngx_get_conf(cycle->conf_ctx,
+                                                 ngx_kong_shift_module);
+
+    if (kcf->tick) {
+        ngx_destroy_pool(kcf->tick);
+    }
+}
+
+
 /*
  * One worker at a time looks whether the file and the zone have parted: a save
  * that failed is repeated, a file that another nginx saved is followed.
@@ -607,6 +625,10 @@ ngx_kong_shift_tick(ngx_event_t *ev)
     }
 
     ngx_add_timer(ev, NGX_KONG_SHIFT_TICK);
+
+    if (kcf->tick) {
+        return;
+    }
 
     ngx_shmtx_lock(&kcf->shpool->mutex);
 
@@ -633,6 +655,8 @@ ngx_kong_shift_tick(ngx_event_t *ev)
         return;
     }
 
+    kcf->tick = pool;
+
     op->kcf = kcf;
     op->pool = pool;
     op->log = ngx_cycle->log;
@@ -657,5 +681,7 @@ ngx_kong_shift_tick(ngx_event_t *ev)
 static void
 ngx_kong_shift_tick_done(ngx_kong_shift_op_t *op)
 {
+    op->kcf->tick = NULL;
+
     ngx_destroy_pool(op->pool);
 }

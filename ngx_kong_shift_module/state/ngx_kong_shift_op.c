@@ -581,6 +581,8 @@ static void
 ngx_kong_shift_op_finish(ngx_kong_shift_op_t *op,
     ngx_kong_shift_op_status_e status)
 {
+    ngx_kong_shift_snapshot_t  snap;
+
     if (op->token) {
         ngx_kong_shift_lease_drop(op->kcf, op->token);
         op->token = 0;
@@ -589,6 +591,16 @@ ngx_kong_shift_op_finish(ngx_kong_shift_op_t *op,
     /* what is in force is done, saved or not */
 
     op->status = op->published ? NGX_KONG_SHIFT_OP_DONE : status;
+
+    /* an abort may have had to outrun another nginx meanwhile */
+
+    if (op->shift && op->published && ngx_kong_shift_op_is_abort(op)) {
+        ngx_kong_shift_read(op->shift->record, &snap);
+
+        if (snap.state.aborted) {
+            op->state = snap.state;
+        }
+    }
 
     if (op->shift && op->published) {
         ngx_kong_shift_op_log(op);
