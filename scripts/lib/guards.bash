@@ -34,7 +34,7 @@ declare -a OPT_FORCE=() FORCED=()
 force_check() {
     local name
     (( ${#OPT_FORCE[@]} > 0 )) || return 0
-    [[ $COMMAND = @(plan|cp preflight|cp dual-cluster|cp open) ]] \
+    [[ $COMMAND = @(plan|cp preflight|cp dual-cluster|cp open|cp resume) ]] \
         || usage "--force has no meaning for \"$COMMAND\""
     for name in "${OPT_FORCE[@]}"; do
         is_one_of "$name" "${GUARDS_FORCEABLE[@]}" \
