@@ -120,11 +120,11 @@ has_config() {
 @test "real data planes of both: each on its own CP, the copy lists none of X" {
     write_dp_conf dp_x cp_x
     node_start x dp_x 3>&-
-    wait_nodes has_config x
+    wait_node has_config x
     kong_shift cp dual-cluster >/dev/null
     write_dp_conf dp_y cp_y
     node_start y dp_y 3>&-
-    wait_nodes has_config y
+    wait_node has_config y
     list 0
     [ "$(jq -r 'map("\(.cp) \(.version) \(.verdict)") | join(", ")' <<<"$LIST")" = "x $X_VERSION fresh, y $Y_VERSION fresh" ]
 
