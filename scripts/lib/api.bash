@@ -112,6 +112,6 @@ lb_done_before() {
 # comment: who is asking, for the events list of the endpoint.
 comment() {
     local text
-    text=$(printable "kong-shift $COMMAND, $(id -un)@$(uname -n)")
+    text=$(printable "kong-shift $COMMAND${FORCED[*]:+ --force ${FORCED[*]}}, $(id -un)@$(uname -n)")
     printf '%s' "${text:0:128}"
 }

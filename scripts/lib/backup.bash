@@ -9,6 +9,7 @@ BACKUP_SHA256=
 BACKUP_SOURCE=
 DUMP=
 BASELINE=
+readonly DUMP_OPTIONS=(-Fc -w --lock-wait-timeout=60s)
 
 ## cp backup
 ##     Dump the database of X into work_dir, with a digest of the same snapshot.
@@ -102,11 +103,11 @@ backup_session() {
 }
 
 backup_sql() {
-    cat <<'SQL'
+    cat <<SQL
 BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;
 SET LOCAL idle_in_transaction_session_timeout = 0;
-SELECT pg_export_snapshot() AS snapshot \gset
-\setenv KONG_SHIFT_SNAPSHOT :snapshot
-\! pg_dump -Fc -w --lock-wait-timeout=60s --snapshot="$KONG_SHIFT_SNAPSHOT" -f "$KONG_SHIFT_DUMP" >"$KONG_SHIFT_SCRATCH/dump.err" 2>&1; echo $? >"$KONG_SHIFT_SCRATCH/dump.status"
+SELECT pg_export_snapshot() AS snapshot \\gset
+\\setenv KONG_SHIFT_SNAPSHOT :snapshot
+\\! pg_dump ${DUMP_OPTIONS[*]} --snapshot="\$KONG_SHIFT_SNAPSHOT" -f "\$KONG_SHIFT_DUMP" >"\$KONG_SHIFT_SCRATCH/dump.err" 2>&1; echo \$? >"\$KONG_SHIFT_SCRATCH/dump.status"
 SQL
 }

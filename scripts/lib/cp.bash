@@ -37,7 +37,7 @@ cmd_cp_status() {
         # The last line may have been cut short by a crash; it then never happened.
         steps=$(jq -cR 'fromjson? | select(.step and .event)' "$journal" | jq -cs '
             reduce .[] as $line ({}; .[$line.step] = $line)
-            | map(. + {result: (.result // "not ended")})')
+            | map(. + {result: (.result // "not ended")}) | sort_by(.time)')
     fi
     if ( target_inspect ) 2>"$SCRATCH/target.err"; then
         target_inspect

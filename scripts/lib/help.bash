@@ -22,6 +22,7 @@ Options:
   -y, --yes           do not ask before a change
   -q, --quiet         print errors, and what was asked for, only
       --json          print JSON
+      --force GUARD   go on although this guard says no (see "kong-shift plan")
   -h, --help          the same as "kong-shift help COMMAND"
 
 Exit codes: 0 done, 1 failed, 2 wrong command line or settings, 3 refused by a

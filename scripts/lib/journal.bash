@@ -21,6 +21,7 @@ work_dir_open() {
     fi
     printf '%s\n' "$$" >"$dir/lock"
 
+    KONG_HOME=$dir
     RUN=$(now %Y%m%dT%H%M%SZ)-$$
     # bash keeps the lock in a close-on-exec copy, so that a daemon which one
     # of the steps starts cannot take the lock with it.

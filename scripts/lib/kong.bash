@@ -1,12 +1,14 @@
 # The two kong commands.
 
+# Where the tools keep prefixes and logs: work_dir, but for what must not write there.
+KONG_HOME=
 KONG_LOG=
 LOGS=0
 
 # kong WHICH WORD...: "kong WORD..." of x or y, its output in KONG_LOG. Gives
 # its exit code, which for migrations means little: ask kong_schema afterwards.
 kong() {
-    local which=$1 conf=() prefix=${SETTING[work_dir]}/prefix-$1
+    local which=$1 conf=() prefix=$KONG_HOME/prefix-$1
     shift
     split_words "${SETTING[$which.kong]}"
     if [[ $1 = migrations ]]; then
@@ -27,7 +29,7 @@ kong_run() {
 # log_name NAME: KONG_LOG, in the order in which things were run.
 log_name() {
     LOGS=$(( LOGS + 1 ))
-    printf -v KONG_LOG '%s/log/%s-%02d-%s.log' "${SETTING[work_dir]}" "$RUN" "$LOGS" "$1"
+    printf -v KONG_LOG '%s/log/%s-%02d-%s.log' "$KONG_HOME" "$RUN" "$LOGS" "$1"
 }
 
 # kong_child WHICH PREFIX COMMAND...: becomes COMMAND. The database comes from
@@ -53,7 +55,11 @@ kong_child() {
 
 # kong_version WHICH: into REPLY. "3.8.1", or "Kong Enterprise 3.4.3.5".
 kong_version() {
-    local which=$1 status=0
+    local which=$1 status=0 known=$SCRATCH/version.$1
+    if [[ -s $known ]]; then
+        REPLY=$(<"$known")
+        return
+    fi
     kong "$which" version || status=$?
     if (( status != 0 )); then
         failed "$which.kong (${SETTING[$which.kong]}): \"version\" ended with $status: $(log_says "$KONG_LOG")"
@@ -61,6 +67,7 @@ kong_version() {
     [[ $(head -c 4096 "$KONG_LOG" | tr -d '\0') =~ ([0-9]{1,4}\.){2,3}[0-9]{1,4} ]] \
         || failed "$which.kong (${SETTING[$which.kong]}): \"version\" prints no version: $(log_says "$KONG_LOG")"
     REPLY=${BASH_REMATCH[0]}
+    printf '%s' "$REPLY" >"$known"
 }
 
 # kong_schema WHICH: what that kong thinks of its database, into REPLY:

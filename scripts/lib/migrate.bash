@@ -55,8 +55,9 @@ SQL
 migrate_run() {
     local word=$1 good=$2 status=0 log
 
-    kong y migrations "$word" --db-timeout "${SETTING[db_timeout]}" --lock-timeout "${SETTING[lock_timeout]}" \
-        || status=$?
+    WORDS=()
+    migrate_words "$word"
+    kong y "${WORDS[@]}" || status=$?
     log=$KONG_LOG
     evidence "$word.log" "$log"
     evidence "$word.exit" "$status"
@@ -69,6 +70,11 @@ X is untouched, run it again to begin with a fresh copy; log: $log"
         "\"kong migrations $word\" on database $(db_label y) ended with 0, but the state afterwards is $REPLY; it said: \
 $(log_says "$log"); run it again to begin with a fresh copy; log: $log"
     evidence "$word.state" "$REPLY"
+}
+
+# migrate_words WORD: added to WORDS.
+migrate_words() {
+    WORDS+=(migrations "$1" --db-timeout "${SETTING[db_timeout]}" --lock-timeout "${SETTING[lock_timeout]}")
 }
 
 # What the tables themselves say, without any kong in between.

@@ -19,56 +19,78 @@ need_upgrade() {
 }
 
 phase_preflight() {
-    preflight_tools
-    preflight_versions
-    preflight_balancers
-    preflight_x
-    preflight_y_database
-    preflight_y_conf
-    preflight_y_node
-}
-
-preflight_tools() {
-    local tool
-    for tool in curl jq psql pg_dump pg_restore sha256sum sync; do
-        command -v "$tool" >/dev/null || failed "the command $tool is not installed"
-    done
-}
-
-preflight_versions() {
-    kong_version x; X_VERSION=$REPLY
-    kong_version y; Y_VERSION=$REPLY
+    guards_run
+    versions_known
     evidence x "$X_VERSION"
     evidence y "$Y_VERSION"
     say "      Kong $X_VERSION -> $Y_VERSION"
+}
 
+versions_known() {
+    [[ $X_VERSION ]] || { kong_version x; X_VERSION=$REPLY; }
+    [[ $Y_VERSION ]] || { kong_version y; Y_VERSION=$REPLY; }
+}
+
+guard_tools() {
+    local tool
+    for tool in curl jq psql pg_dump pg_restore sha256sum sync openssl; do
+        command -v "$tool" >/dev/null || failed "the command $tool is not installed"
+    done
+    found "all there"
+}
+
+guard_versions() {
+    versions_known
     version_compare "$X_VERSION" "$Y_VERSION"
     (( REPLY <= 0 )) || refuse \
         "x.kong is $X_VERSION and y.kong is $Y_VERSION: that is a downgrade, whose database Kong cannot migrate; swap x and y"
-    [[ ${X_VERSION%%.*} = "${Y_VERSION%%.*}" ]] || warn \
-        "CP $Y_VERSION refuses DPs $X_VERSION (another major version): they must stay on CP X until they are replaced"
+    found "$X_VERSION -> $Y_VERSION"
 }
 
-preflight_balancers() {
+guard_path() {
+    local steps
+    versions_known
+    [[ ${X_VERSION%%.*} = "${Y_VERSION%%.*}" ]] || warn \
+        "CP $Y_VERSION refuses DPs $X_VERSION (another major version): they must stay on CP X until they are replaced"
+
+    path_hole "$X_VERSION" "$Y_VERSION"
+    [[ -z $REPLY ]] || refuse "$X_VERSION -> $Y_VERSION: $REPLY; or insist: --force path"
+    path_steps "$X_VERSION" "$Y_VERSION"
+    steps=$REPLY
+    [[ $steps != *' '*' '* ]] || refuse \
+        "$X_VERSION -> $Y_VERSION is no way that Kong supports; upgrade in steps (${steps// / -> }), or insist: --force path"
+    found "${steps// / -> }"
+}
+
+guard_balancers() {
     local i
     lb_read_all
     for i in "${!LBS[@]}"; do
         [[ $(lb_field "$i" .gate.state) != off ]] || warn \
             "${LBS[i]}: kong_shift_gate is off, so nothing holds traffic back from the new pool"
     done
+    found "${#LBS[@]} answered"
 }
 
-preflight_x() {
-    local row server schema_meta pending locks
+guard_x_database() {
+    local row server schema_meta size
 
     row=$(sql_row x <<'SQL'
-SELECT current_setting('server_version_num')::int / 10000, to_regclass('schema_meta') IS NOT NULL;
+SELECT current_setting('server_version_num')::int / 10000, to_regclass('schema_meta') IS NOT NULL,
+    pg_size_pretty(pg_database_size(current_database()));
 SQL
     )
-    IFS='|' read -r server schema_meta <<<"$row"
+    IFS='|' read -r server schema_meta size <<<"$row"
     [[ $schema_meta = t ]] || refuse \
         "database $(db_label x) has no table schema_meta, so it is not Kong's; look at x.db.*"
-    preflight_client "$server"
+    preflight_client X "$server"
+    server=$(sql_row y-admin <<<"SELECT current_setting('server_version_num')::int / 10000;")
+    preflight_client Y "$server"
+    found "$(db_label x), $size"
+}
+
+guard_migrations() {
+    local row pending locks
 
     row=$(sql_row x <<'SQL'
 SELECT coalesce((SELECT string_agg(subsystem, ' ') FROM schema_meta WHERE cardinality(pending) > 0), ''),
@@ -83,46 +105,66 @@ SQL
     [[ -z $locks ]] || refuse \
         "database $(db_label x) is locked for migrations by $locks; wait for that node, or delete the row of table locks if it is dead"
 
+    kong_schema x
+    [[ $REPLY = current ]] || refuse \
+        "\"kong migrations list\" of x.kong says $REPLY for database $(db_label x): $(log_says "$KONG_LOG")"
+    found "nothing pending, no lock"
+}
+
+guard_x_node() {
+    versions_known
     kong_admin x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
     kong_admin_is x "$X_VERSION"
     [[ -z ${SETTING[y.prefix]-} || ${SETTING[y.prefix]%/} != "${KONG_NODE_PREFIX%/}" ]] || refuse \
         "y.prefix ${SETTING[y.prefix]} is the prefix of the running CP X; give CP Y its own"
-
-    kong_schema x
-    [[ $REPLY = current ]] || refuse \
-        "\"kong migrations list\" of x.kong says $REPLY for database $(db_label x): $(log_says "$KONG_LOG")"
+    found "Kong $KONG_VERSION, $KONG_ROLE, prefix ${KONG_NODE_PREFIX:-unknown}"
 }
 
 # A dump is only sure to work with tools at least as new as the server.
 preflight_client() {
-    local server=$1 tool client
+    local which=$1 server=$2 tool client
     for tool in pg_dump pg_restore; do
         [[ $("$tool" --version) =~ ([0-9]+) ]] || failed "$tool --version prints no version"
         client=${BASH_REMATCH[1]}
         (( client >= server )) || refuse \
-            "$tool is of PostgreSQL $client, the server of X of $server; install client tools of $server or newer"
+            "$tool is of PostgreSQL $client, the server of $which of $server; install client tools of $server or newer"
     done
+}
+
+# conf_value FILE KEY: what a kong.conf says, into REPLY; empty when nothing.
+conf_value() {
+    local line text=''
+    while IFS= read -r line || [[ -n $line ]]; do
+        [[ $line =~ ^[[:space:]]*([a-z_]+)[[:space:]]*=(.*)$ && ${BASH_REMATCH[1]} = "$2" ]] || continue
+        text=${BASH_REMATCH[2]}
+        strip_comment "${text#"${text%%[![:space:]]*}"}"
+        text=$REPLY
+    done <"$1"
+    REPLY=$text
 }
 
 # What y.conf says and what the settings say must be the same database, or the
 # next restart of CP Y by hand would open another one.
-preflight_y_conf() {
-    local conf=${SETTING[y.conf]-} line database='' role=''
-    [[ -n $conf && -r $conf ]] || return 0
-    while IFS= read -r line || [[ -n $line ]]; do
-        [[ $line =~ ^[[:space:]]*(pg_database|role)[[:space:]]*=(.*)$ ]] || continue
-        strip_comment "${BASH_REMATCH[2]#"${BASH_REMATCH[2]%%[![:space:]]*}"}"
-        case ${BASH_REMATCH[1]} in
-            pg_database) database=$REPLY ;;
-            role)        role=$REPLY ;;
-        esac
-    done <"$conf"
-    [[ -z $database || $database = "${SETTING[y.db.name]}" ]] || refuse \
-        "$conf says pg_database = $database, but y.db.name is ${SETTING[y.db.name]}; make them the same"
-    [[ -z $role || $role = control_plane ]] || refuse "$conf says role = $role; CP Y needs control_plane"
+guard_y_conf() {
+    local conf=${SETTING[y.conf]-}
+    if [[ -z $conf || ! -r $conf ]]; then
+        found "no y.conf to be read here"
+        return
+    fi
+    conf_value "$conf" pg_database
+    [[ -z $REPLY || $REPLY = "${SETTING[y.db.name]}" ]] || refuse \
+        "$conf says pg_database = $REPLY, but y.db.name is ${SETTING[y.db.name]}; make them the same"
+    conf_value "$conf" role
+    [[ -z $REPLY || $REPLY = control_plane ]] || refuse "$conf says role = $REPLY; CP Y needs control_plane"
+    conf_value "$conf" headers
+    [[ $REPLY != off ]] || warn \
+        "$conf says headers = off; if the DPs of Y say so too, no answer tells which version gave it"
+    conf_value "$conf" status_listen
+    [[ $REPLY != off ]] || warn "$conf says status_listen = off, so nobody can ask CP Y whether it is ready"
+    found "$conf"
 }
 
-preflight_y_database() {
+guard_y_database() {
     local x y
 
     x=$(db_identity x "${SETTING[x.db.name]}")
@@ -137,6 +179,7 @@ preflight_y_database() {
             "database ${SETTING[y.db.name]} does not exist and role ${SETTING[y.db.admin]} may not create it; create it, owned by ${SETTING[y.db.user]}, or set y.db.admin" ;;
     esac
     evidence target "$TARGET"
+    found "$(db_label y): $TARGET${TARGET_STATE:+, $TARGET_STATE}"
 }
 
 # Two names of one server are one server: it knows itself by a number.
@@ -144,7 +187,31 @@ db_identity() {
     sql_row "$1" name="$2" <<<"SELECT system_identifier || ' ' || :'name' FROM pg_control_system();"
 }
 
-preflight_y_node() {
-    kong_admin y || return 0
+guard_y_node() {
+    if ! kong_admin y; then
+        found "not up yet"
+        return
+    fi
+    versions_known
     kong_admin_is y "$Y_VERSION"
+    found "Kong $KONG_VERSION, $KONG_ROLE"
+}
+
+guard_space() {
+    local dir=${SETTING[work_dir]} size free
+    size=$(sql_row x <<<'SELECT pg_database_size(current_database());')
+    while [[ ! -e $dir ]]; do
+        dir=${dir%/*}
+        dir=${dir:-/}
+    done
+    free=$(df -B 1 --output=avail -- "$dir" | tail -n 1)
+    free=${free//[[:space:]]/}
+    [[ $size =~ ^[0-9]+$ && $free =~ ^[0-9]+$ ]] || unknown "df says nothing about the free space of $dir"
+    (( free >= 3 * size )) || refuse \
+        "$dir has $(mebibytes "$free") free, the database of X takes $(mebibytes "$size"); make room for three times that, or insist: --force space"
+    found "$(mebibytes "$free") free in $dir, database of X $(mebibytes "$size"); the server of Y must hold a copy as well"
+}
+
+mebibytes() {
+    printf '%d MiB' $(( $1 >> 20 ))
 }

@@ -53,8 +53,13 @@ restore_run() {
 }
 
 restore_child() {
-    with_db y pg_restore -w --no-owner --no-privileges --role="${SETTING[y.db.user]}" \
-        --exit-on-error --single-transaction -d "$1" "$DUMP" >"$2" 2>&1
+    restore_words "$1"
+    with_db y "${WORDS[@]}" >"$2" 2>&1
+}
+
+restore_words() {
+    WORDS=(pg_restore -w --no-owner --no-privileges --role="${SETTING[y.db.user]}" --exit-on-error --single-transaction
+        -d "$1" "$DUMP")
 }
 
 restore_compare() {

@@ -26,17 +26,28 @@ phase_start() {
     evidence database "$KONG_DATABASE_NAME"
 }
 
+# node_words start|stop: the command, into WORDS.
+node_words() {
+    if [[ ${SETTING[y.$1]-} ]]; then
+        split_words "${SETTING[y.$1]}"
+        return
+    fi
+    [[ ${SETTING[y.prefix]-} ]] \
+        || refuse "CP Y must be stopped first: there is neither y.stop nor y.prefix to do it with"
+    split_words "${SETTING[y.kong]}"
+    if [[ $1 = stop ]]; then
+        WORDS+=(quit -p "${SETTING[y.prefix]}")
+        return
+    fi
+    WORDS+=(start -p "${SETTING[y.prefix]}")
+    [[ -z ${SETTING[y.conf]-} ]] || WORDS+=(-c "${SETTING[y.conf]}")
+}
+
 node_start() {
     local status=0 begun=$SECONDS
 
     log_name y-start
-    if [[ ${SETTING[y.start]-} ]]; then
-        split_words "${SETTING[y.start]}"
-    else
-        split_words "${SETTING[y.kong]}"
-        WORDS+=(start -p "${SETTING[y.prefix]}")
-        [[ -z ${SETTING[y.conf]-} ]] || WORDS+=(-c "${SETTING[y.conf]}")
-    fi
+    node_words start
     kong_run y '' "${WORDS[@]}" || status=$?
     (( status == 0 )) || failed \
         "starting CP Y ended with $status: $(log_says "$KONG_LOG"); log: $KONG_LOG"
@@ -53,14 +64,7 @@ node_stop() {
     local status=0 begun=$SECONDS
 
     log_name y-stop
-    if [[ ${SETTING[y.stop]-} ]]; then
-        split_words "${SETTING[y.stop]}"
-    elif [[ ${SETTING[y.prefix]-} ]]; then
-        split_words "${SETTING[y.kong]}"
-        WORDS+=(quit -p "${SETTING[y.prefix]}")
-    else
-        refuse "CP Y must be stopped first: there is neither y.stop nor y.prefix to do it with"
-    fi
+    node_words stop
     kong_run y '' "${WORDS[@]}" || status=$?
     while kong_admin y; do
         (( SECONDS - begun < SETTING[start_timeout] )) || failed \

@@ -81,8 +81,6 @@ SQL
 
 # target_clear: away with our own earlier database, unless somebody lives on it.
 target_clear() {
-    local others
-
     lb_read_all
     lb_all '.weight.effective == 0' || refuse \
         "database ${SETTING[y.db.name]} must be made anew from dump $BACKUP, but requests already go to the new pool; \
@@ -93,13 +91,7 @@ take them away first: kong-shift abort"
         say "      stopping CP Y, its database is made anew"
         node_stop
     fi
-    others=$(sql_row y-admin name="${SETTING[y.db.name]}" <<'SQL'
-SELECT coalesce(string_agg(DISTINCT format('%s (%s)', usename, application_name), ', '), '-')
-FROM pg_stat_activity WHERE datname = :'name';
-SQL
-    )
-    [[ $others = - ]] || refuse \
-        "database ${SETTING[y.db.name]} must be made anew, but is in use by $others; end those sessions first"
+    target_unused "must be made anew"
     (( TARGET_MAY_CREATE )) || refuse \
         "database ${SETTING[y.db.name]} must be made anew, but role ${SETTING[y.db.admin]} may not create databases; \
 drop it and create it empty, owned by ${SETTING[y.db.user]}, or set y.db.admin"
@@ -111,6 +103,23 @@ drop it and create it empty, owned by ${SETTING[y.db.user]}, or set y.db.admin"
 SELECT format('DROP DATABASE %I', :'name') \gexec
 SQL
     fi
+}
+
+# target_unused WHY: nobody has a session on it.
+target_unused() {
+    local others begun=$SECONDS
+    while :; do
+        others=$(sql_row y-admin name="${SETTING[y.db.name]}" <<'SQL'
+SELECT coalesce(string_agg(DISTINCT format('%s (%s)', usename, application_name), ', '), '-')
+FROM pg_stat_activity WHERE datname = :'name';
+SQL
+        )
+        [[ $others != - ]] || return 0
+        # A node that was just stopped may take a moment to be gone.
+        (( SECONDS - begun < 5 )) || break
+        sleep 0.2
+    done
+    refuse "database ${SETTING[y.db.name]} $1, but is in use by $others; end those sessions first"
 }
 
 target_rename() {

@@ -47,10 +47,16 @@ weight_gate() {
 ## abort
 ##     Send everything to the old pool again, now, on every load balancer.
 cmd_abort() {
-    local lb code=0
     no_more_arguments "$@"
     settings_load
     need lb
+    lb_abort_all
+    (( REPLY == 0 )) || die "$REPLY" "not every load balancer was aborted, run it again"
+}
+
+# lb_abort_all: REPLY is 0 when all of them did.
+lb_abort_all() {
+    local lb code=0
 
     # One that does not answer must not keep the others from turning back.
     for lb in "${LBS[@]}"; do
@@ -66,7 +72,7 @@ cmd_abort() {
             say "$lb: aborted, everything goes to the old pool"
         fi
     done
-    (( code == 0 )) || die "$code" "not every load balancer was aborted, run it again"
+    REPLY=$code
 }
 
 # status_read: every balancer's shift, or why there is none, into STATUS;

@@ -5,7 +5,7 @@
 cmd_cp_verify() {
     no_more_arguments "$@"
     settings_load
-    need y.kong y.admin y.db.name
+    need x.admin y.kong y.admin y.db.name
     work_dir_open step 1/1 verify phase_verify
 }
 
@@ -23,6 +23,7 @@ run \"kong-shift cp dual-cluster\" again for a fresh copy"
     evidence rewritten "$(digest_rewritten "$BASELINE" "$SCRATCH/y.json")"
 
     verify_node
+    plugins_verify
 }
 
 verify_node() {

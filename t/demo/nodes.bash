@@ -29,7 +29,7 @@ node_version() {
 
 # The certificate that all nodes share, and by which they trust each other.
 make_cluster_cert() {
-    openssl req -new -x509 -nodes -days 2 -subj /CN=kong_clustering \
+    openssl req -new -x509 -nodes -days 30 -subj /CN=kong_clustering \
         -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 \
         -keyout "$RUN/cluster.key" -out "$RUN/cluster.crt" 2> /dev/null
 

@@ -1,0 +1,67 @@
+# The cluster certificate: a CP Y that has another one, or one that runs out, is
+# a CP Y that no DP can talk to.
+
+readonly CERTIFICATE_SECONDS=$(( 7 * 86400 ))
+
+guard_certificate() {
+    local x y x_mode y_mode ca
+    certificate_conf x cluster_cert; x=$REPLY
+    certificate_conf y cluster_cert; y=$REPLY
+    certificate_conf x cluster_mtls; x_mode=${REPLY:-shared}
+    certificate_conf y cluster_mtls; y_mode=${REPLY:-shared}
+    certificate_read x "$x"
+    certificate_read y "$y"
+
+    [[ ${x_mode%_check_cn} = "${y_mode%_check_cn}" ]] || refuse \
+        "cluster_mtls is $x_mode for CP X and $y_mode for CP Y; make them the same"
+    if [[ $x_mode = shared ]]; then
+        [[ $(certificate_field x -fingerprint -sha256) = "$(certificate_field y -fingerprint -sha256)" ]] || refuse \
+            "CP Y has another cluster certificate ($y) than CP X ($x), so each refuses the other's DPs; give CP Y the one of X, or insist: --force certificate"
+    else
+        certificate_conf x cluster_ca_cert; ca=$REPLY
+        [[ -r $ca ]] || unknown "cluster_ca_cert of CP X (${ca:-not set}) cannot be read here; look yourself, then --force certificate"
+        openssl verify -purpose any -partial_chain -CAfile "$ca" "$SCRATCH/y.pem" >"$SCRATCH/verify" 2>&1 || refuse \
+            "the cluster certificate of CP Y ($y) is not of the CA of CP X ($ca): $(log_says "$SCRATCH/verify"); or insist: --force certificate"
+    fi
+    certificate_lasts x "$x"
+    certificate_lasts y "$y"
+    found "$x_mode, $(certificate_field y -enddate)"
+}
+
+# certificate_conf WHICH KEY: what the node says that runs, else its conf, into REPLY.
+certificate_conf() {
+    local conf=${SETTING[$1.conf]-} value=
+    if kong_admin "$1"; then
+        value=$(field ".configuration.$2")
+    fi
+    if [[ -z $value && $conf && -r $conf ]]; then
+        conf_value "$conf" "$2"
+        value=$REPLY
+    fi
+    REPLY=$value
+}
+
+# certificate_read WHICH VALUE: a copy to work on; the value is a path or the thing itself.
+certificate_read() {
+    local which=$1 value=$2 file=$SCRATCH/$1.pem
+    if [[ $value = *'-----BEGIN'* ]]; then
+        printf '%s\n' "$value" >"$file"
+    elif [[ $value = /* && -r $value ]]; then
+        cat -- "$value" >"$file"
+    else
+        unknown "cluster_cert of CP ${which^} (${value:-not set}) cannot be read here; compare the certificates yourself, then --force certificate"
+    fi
+    openssl x509 -in "$file" -noout >"$SCRATCH/x509" 2>&1 || refuse \
+        "cluster_cert of CP ${which^} is no certificate: $(log_says "$SCRATCH/x509")"
+}
+
+certificate_field() {
+    local which=$1
+    shift
+    openssl x509 -in "$SCRATCH/$which.pem" -noout "$@"
+}
+
+certificate_lasts() {
+    openssl x509 -in "$SCRATCH/$1.pem" -noout -checkend "$CERTIFICATE_SECONDS" >/dev/null || refuse \
+        "the cluster certificate of CP ${1^} ($2) ends within a week ($(certificate_field "$1" -enddate)); renew it first, or insist: --force certificate"
+}

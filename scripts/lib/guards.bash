@@ -1,0 +1,100 @@
+# The guards: what must hold before anything is changed. Each is a function
+# guard_NAME that ends the run with one sentence when it does not; what it saw
+# it hands to found. "plan" runs them all, a real run ends at the first refusal.
+
+# In this order: later ones build on what earlier ones found to be so.
+readonly GUARDS=(tools versions path balancers x-database x-node migrations y-database y-conf y-node data-planes plugins
+    certificate space)
+
+declare -A GUARD_CHECKS=(
+    [tools]='commands the script needs'
+    [versions]='y.kong is not older than x.kong'
+    [path]='Kong supports the way from X to Y'
+    [balancers]='shift and gate on every load balancer'
+    [x-database]="database of X is Kong's, client tools are new enough for both servers"
+    [x-node]='CP X answers, and is the node the settings mean'
+    [migrations]='no earlier upgrade of X is unfinished, nobody holds the lock'
+    [y-database]='database of Y is another one, and free to be filled'
+    [y-conf]='y.conf and the settings agree'
+    [y-node]='CP Y, if it is up already, is the node the settings mean'
+    [data-planes]='every DP of CP X is alive, and CP Y would take it'
+    [plugins]='every plugin in use on X exists for CP Y, in a version its DPs may have'
+    [certificate]='both control planes have the same cluster certificate, valid for a week or more'
+    [space]='work_dir has room for three times the database of X'
+)
+readonly GUARD_CHECKS
+
+# Those an operator may know better than.
+readonly GUARDS_FORCEABLE=(path data-planes certificate space)
+
+GUARD_STATUS=0
+declare -a OPT_FORCE=() FORCED=()
+
+# force_check: refuses a --force that would do nothing.
+force_check() {
+    local name
+    (( ${#OPT_FORCE[@]} > 0 )) || return 0
+    [[ $COMMAND = @(plan|cp preflight|cp dual-cluster|cp open|cp resume) ]] \
+        || usage "--force has no meaning for \"$COMMAND\""
+    for name in "${OPT_FORCE[@]}"; do
+        is_one_of "$name" "${GUARDS_FORCEABLE[@]}" \
+            || usage "no guard \"$name\" may be forced; these may: ${GUARDS_FORCEABLE[*]}"
+    done
+}
+
+is_one_of() {
+    local wanted=$1 word
+    shift
+    for word in "$@"; do
+        [[ $word != "$wanted" ]] || return 0
+    done
+    return 1
+}
+
+# found TEXT: what a guard saw that satisfied it.
+found() {
+    printf '%s' "$(printable "$*")" >"$SCRATCH/found"
+}
+
+# Never called as a condition: a guard must stop at whatever goes wrong in it.
+guards_run() {
+    local guard
+    for guard in "${GUARDS[@]}"; do
+        if is_one_of "$guard" "${OPT_FORCE[@]}"; then
+            guard_try "$guard"
+            cat -- "$SCRATCH/guard.warnings" >&2
+            (( GUARD_STATUS == 0 )) || guard_force "$guard"
+        else
+            "guard_${guard//-/_}"
+        fi
+    done
+}
+
+guard_force() {
+    FORCED+=("$1")
+    evidence "forced.$1" "$REPLY"
+    warn "--force $1, although: $REPLY"
+}
+
+# guard_try NAME: the guard in a process of its own. GUARD_STATUS is its exit
+# code, REPLY what it found or its refusal, guard.warnings its warnings.
+guard_try() {
+    local file=$SCRATCH/guard
+
+    : >"$SCRATCH/found"
+    GUARD_STATUS=0
+    "guard_${1//-/_}" >"$file.out" 2>"$file.err" &
+    CHILD=$!
+    wait "$CHILD" || GUARD_STATUS=$?
+    CHILD=
+    rm -f -- "$SCRATCH/error"
+
+    grep '^kong-shift: warning: ' -- "$file.err" >"$file.warnings" || true
+    if (( GUARD_STATUS == 0 )); then
+        REPLY=$(<"$SCRATCH/found")
+    else
+        REPLY=$(grep '^kong-shift: ' -- "$file.err" | grep -v '^kong-shift: warning: ' | tail -n 1) || true
+        REPLY=${REPLY#kong-shift: }
+        REPLY=${REPLY:-a command failed with $GUARD_STATUS, $(printable "$(log_says "$file.err")")}
+    fi
+}

@@ -1,0 +1,94 @@
+# An interrupted run, gone on with; but only where things are as it left them.
+
+declare -A RESUME=()
+
+## cp resume
+##     Go on with the "cp dual-cluster" or "cp rollback" that did not come to its end.
+##     What the journal says is held against what is there. Where the two differ
+##     it stops: "cp dual-cluster" goes on from what is there, "cp rollback" gives up.
+cmd_cp_resume() {
+    no_more_arguments "$@"
+    settings_load
+    need_upgrade
+    resume_read
+    if [[ ! ${RESUME[command]-} ]]; then
+        say "nothing to resume: no run is in ${SETTING[work_dir]}/journal.jsonl"
+        return
+    fi
+    if [[ ${RESUME[ended]} ]]; then
+        say "nothing to resume: ${RESUME[command]} came to its end at ${RESUME[time]}"
+        return
+    fi
+    say "${RESUME[command]} was ${RESUME[how]} in step ${RESUME[step]} at ${RESUME[time]}"
+    confirm "this goes on with ${RESUME[command]}"
+    work_dir_open resume
+}
+
+resume() {
+    # Read again, now that nobody else can write.
+    resume_read
+    COMMAND=${RESUME[command]}
+    if [[ $COMMAND = 'cp rollback' ]]; then
+        rollback
+        return
+    fi
+    resume_compare
+    dual_cluster
+}
+
+# resume_read: what the journal tells of the last whole run, into RESUME.
+resume_read() {
+    local journal=${SETTING[work_dir]}/journal.jsonl name value
+    RESUME=()
+    [[ -f $journal ]] || return 0
+
+    # The last line may have been cut short by a crash; it then never happened.
+    jq -cR 'fromjson? | select(.step and .event)' "$journal" >"$SCRATCH/journal"
+    while IFS='=' read -r name value; do
+        RESUME[$name]=$value
+    done < <(jq -rs '
+        def done: .event == "end" and .result != "failed";
+        . as $all | ([.[] | select(.command | IN("cp dual-cluster", "cp rollback"))] | last) as $last
+        | if $last == null then empty else
+            ([$all[] | select(.step | IN("restore", "migrate", "start", "rename"))]) as $data
+            | {command: $last.command, step: $last.step, time: $last.time,
+                ended: (if ($last | done) and ($last.step | IN("open", "unfreeze")) then "yes" else "" end),
+                how: (if $last | done then "interrupted after it was done" elif $last.event == "start" then "interrupted" else "ended: \($last.reason)" end),
+                done: ([$data[] | select(done and (.result | IN("kept", "already up") | not)) | .step] | last),
+                open: ($data | last | if . == null or done then null else .step end),
+                frozen: ([$all[] | select(done and (.step | IN("freeze", "unfreeze"))) | .step] | last),
+                versions: ([$all[] | select(.run == $last.run and .step == "preflight" and done) | "\(.x) -> \(.y)"] | last)}
+            | to_entries[] | "\(.key)=\(.value // "" | gsub("[[:cntrl:]]"; " "))" end' "$SCRATCH/journal")
+}
+
+# resume_compare: the end, unless what is there is what the run left.
+resume_compare() {
+    local good
+    versions_known
+    [[ ! ${RESUME[versions]} || ${RESUME[versions]} = "$X_VERSION -> $Y_VERSION" ]] || resume_refuse \
+        "the run was of ${RESUME[versions]}, but x.kong and y.kong are now $X_VERSION -> $Y_VERSION"
+
+    lb_read_all
+    [[ ${RESUME[frozen]} != freeze ]] || lb_all '.freeze.state == "on"' || resume_refuse \
+        "admin writes were frozen, but are allowed now"
+
+    # A step that was cut short has its mark before or after its end.
+    case ${RESUME[done]}/${RESUME[open]} in
+        */restore | rename/* | /*)  return ;;
+        restore/migrate)    good='restored|migrating|migrated' ;;
+        restore/*)          good='restored' ;;
+        migrate/start)      good='migrated|started' ;;
+        migrate/*)          good='migrated' ;;
+        *)                  good='started' ;;
+    esac
+    target_inspect
+    [[ $TARGET = ours && $TARGET_STATE = @($good) ]] || resume_refuse \
+        "step ${RESUME[done]} was done, but database $(db_label y) is now ${TARGET_STATE:-$TARGET}"
+    if ! backup_load || [[ $TARGET_BACKUP != "$BACKUP" ]]; then
+        resume_refuse "database $(db_label y) holds dump $TARGET_BACKUP, but the one in ${SETTING[work_dir]} is ${BACKUP:-gone}"
+    fi
+}
+
+resume_refuse() {
+    refuse "$1; to go on from what is there: kong-shift cp dual-cluster; to give up: kong-shift cp rollback"
+}

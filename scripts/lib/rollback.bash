@@ -1,0 +1,118 @@
+# The way back of a dual-cluster upgrade, from wherever it stands. X was only
+# ever read, so it is enough to take everything of Y out of the way.
+
+## cp rollback
+##     Undo "cp dual-cluster", however far it came: back to X alone.
+##     Takes all traffic off the new pool, closes the gate, stops CP Y, keeps its
+##     database under another name, looks at X, and allows admin writes again.
+##     Nothing is deleted. After a failure the same command goes on.
+cmd_cp_rollback() {
+    no_more_arguments "$@"
+    settings_load
+    need_upgrade
+    confirm "this sends everything to the old pool, stops CP Y, renames database ${SETTING[y.db.name]} and allows admin writes"
+    work_dir_open rollback
+}
+
+rollback() {
+    step 1/6 abort    phase_abort
+    step 2/6 close    phase_close
+    step 3/6 stop     phase_stop
+    step 4/6 rename   phase_rename
+    step 5/6 check-x  phase_check_x
+    step 6/6 unfreeze phase_unfreeze
+    say "CP X ($X_VERSION) is all there is again. To try once more: kong-shift cp dual-cluster"
+}
+
+# One that does not answer must not keep the others from turning back; but
+# nothing else is undone while somebody may still send requests to Y.
+phase_abort() {
+    lb_abort_all
+    (( REPLY == 0 )) || die "$REPLY" \
+        "not every load balancer was aborted, and CP Y must not go while requests go to its DPs; mend that and run it again"
+    lb_read_all
+    lb_all '.weight.effective == 0' || unknown \
+        "every load balancer was aborted, but ${LBS[*]} do not all say that nothing goes to the new pool; somebody else sets the weight, run it again"
+}
+
+phase_close() {
+    lb_read_all
+    if lb_all '.gate.state | IN("closed", "off")'; then
+        STEP_RESULT='already closed'
+        return
+    fi
+    lb_put_all gate '{"state":"closed"}' .state '"closed"'
+}
+
+phase_stop() {
+    if ! kong_admin y; then
+        STEP_RESULT='already down'
+        return
+    fi
+    [[ $KONG_DATABASE_NAME = "${SETTING[y.db.name]}" ]] || refuse \
+        "y.admin ${SETTING[y.admin]} works on database $KONG_DATABASE_NAME, not on ${SETTING[y.db.name]}, so it is not CP Y and is left alone; mend y.admin"
+    rollback_planes
+    node_stop
+}
+
+# Stopping CP Y harms no DP at once, but those of X would stay on what they have.
+rollback_planes() {
+    local moved
+    versions_known
+    if ! planes_read y; then
+        warn "the DPs of CP Y are unknown: $HTTP_ERROR"
+        return
+    fi
+    moved=$(jq -r --arg x "$X_VERSION" '[.[] | select(.verdict != "stale" and .version == $x) | "\(.hostname) (\(.id))"] | join(", ")' \
+        <<<"$REPLY")
+    evidence planes.of.y "$(jq -r 'map(select(.verdict != "stale") | .id) | join(" ")' <<<"$REPLY")"
+    [[ -z $moved ]] || warn \
+        "DPs of version $X_VERSION hang on CP Y: $moved; set their cluster_control_plane to CP X and reload them, or they get no configuration any more"
+}
+
+phase_rename() {
+    target_inspect
+    case $TARGET in
+        absent)  STEP_RESULT='there is none'; return ;;
+        empty)   STEP_RESULT='empty, left as it is'; return ;;
+        foreign) STEP_RESULT="not of kong-shift's making, left as it is"; return ;;
+    esac
+    rollback_writes
+    target_unused "must be put aside"
+    if (( ! TARGET_MAY_CREATE )); then
+        # Renaming takes the same right.
+        warn "role ${SETTING[y.db.admin]} may not rename database ${SETTING[y.db.name]}: it keeps its name; rename or drop it yourself before the next attempt"
+        STEP_RESULT='kept under its name'
+        return
+    fi
+    target_rename "${SETTING[y.db.name]:0:40}-$(now %Y%m%dT%H%M%SZ)"
+}
+
+# Only what was migrated can have been written to by anybody.
+rollback_writes() {
+    [[ $TARGET_STATE = started ]] && backup_load && [[ $TARGET_BACKUP = "$BACKUP" ]] || return 0
+    digest y "$SCRATCH/y.json"
+    digest_compare migrated "$BASELINE" "$SCRATCH/y.json"
+    [[ -z $REPLY ]] || {
+        evidence written.to.y "$REPLY"
+        warn "CP Y took admin writes that X does not have, and that stay in the renamed database only: $REPLY"
+    }
+}
+
+# Admin writes are allowed only to an X that can take them.
+phase_check_x() {
+    versions_known
+    kong_admin x || unknown \
+        "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR; start CP X, then run \"kong-shift cp rollback\" again to allow admin writes"
+    kong_admin_is x "$X_VERSION"
+    guard_migrations
+    evidence x "$X_VERSION"
+    if backup_load && [[ $BACKUP_SOURCE = "$(db_identity x "${SETTING[x.db.name]}")" ]]; then
+        drift_of_x
+        STEP_RESULT="as it was at dump $BACKUP"
+        if [[ $REPLY ]]; then
+            STEP_RESULT="written to since dump $BACKUP: $REPLY"
+            warn "database $(db_label x) was $STEP_RESULT"
+        fi
+    fi
+}

@@ -1,0 +1,220 @@
+#!/usr/bin/env bats
+#
+# kong-shift cp rollback and cp resume: from every state, and after a kill at
+# every line of the journal.
+
+# shellcheck disable=SC2016,SC2030,SC2031,SC2119,SC2154
+
+setup_file()    { . "$BATS_TEST_DIRNAME/world.bash"; world_start; }
+setup()         { . "$BATS_TEST_DIRNAME/world.bash"; world_reset; sql_x 'DELETE FROM clustering_data_planes'; }
+teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
+
+# check CODE TEXT ARG...: runs kong-shift, wants that code and that text.
+check() {
+    local code=$1 text=$2
+    shift 2
+    run kong_shift "$@"
+    echo "$output"
+    [ "$status" -eq "$code" ]
+    [[ $output == *"$text"* ]] || { echo "not said: $text"; return 1; }
+}
+
+# killer N: a sync that kills the script at the Nth line of the journal.
+killer() {
+    mkdir -p "$BATS_TEST_TMPDIR/bin"
+    echo 0 >"$BATS_TEST_TMPDIR/lines"
+    cat >"$BATS_TEST_TMPDIR/bin/sync" <<EOF2
+#!/bin/bash
+[[ \$* != *journal.jsonl ]] || {
+    lines=\$(( \$(<$BATS_TEST_TMPDIR/lines) + 1 ))
+    echo "\$lines" >$BATS_TEST_TMPDIR/lines
+    (( lines != $1 )) || kill -9 "\$PPID"
+}
+exec /usr/bin/sync "\$@"
+EOF2
+    chmod +x "$BATS_TEST_TMPDIR/bin/sync"
+}
+
+killed() { PATH=$BATS_TEST_TMPDIR/bin:$PATH kong_shift "$@" >/dev/null 2>&1; }
+
+names_of_y() { pg_psql -c "SELECT count(*) FROM pg_database WHERE datname LIKE 'kong y%$1'"; }
+
+all_is_up() {
+    [ "$(get gate .state)" = open ]
+    [ "$(get freeze .state)" = on ]
+    [ "$(sql_y 'SELECT count(*) FROM consumers')" = 3 ]
+    [ "$(sql_y 'SELECT count(*) FROM schema_meta WHERE cardinality(pending) > 0')" = 0 ]
+    curl -s -f -o /dev/null "http://127.0.0.1:${PORT[cp_y.admin]}/status"
+    [ "$(digest_x)" = "$BEFORE" ]
+}
+
+all_is_back() {
+    [ "$(get weight .effective)" = 0 ]
+    [ "$(get gate .state)" = closed ]
+    [ "$(get freeze .state)" = off ]
+    [ "$(pg_psql -v name="$Y_NAME" <<<"SELECT count(*) FROM pg_database WHERE datname = :'name'")" = 0 ]
+    ! curl -s -o /dev/null "http://127.0.0.1:${PORT[cp_y.admin]}/"
+    [ "$(digest_x)" = "$BEFORE" ]
+}
+
+@test "rollback of the whole: X as before, Y down, its database kept under another name, and a new attempt" {
+    BEFORE=$(digest_x)
+    kong_shift cp dual-cluster >/dev/null
+    kong_shift weight 30 >/dev/null
+    check 0 'the earlier database is kept as' cp rollback
+    [[ $output == *'as it was at dump x-'* ]]
+    all_is_back
+    [ "$(names_of_y Z)" = 1 ]
+    curl -s -f -o /dev/null -X DELETE "http://127.0.0.1:${PORT[shift]}/admin-x/consumers/nobody"
+
+    # once more: nothing is left to do
+    check 0 'already down' cp rollback
+    [[ $output == *'there is none'* ]]
+    [ "$(names_of_y Z)" = 1 ]
+    check 0 'check-x: as it was' cp status
+
+    kong_shift cp dual-cluster >/dev/null
+    all_is_up
+}
+
+@test "rollback before anything, and from each state of the database" {
+    local step
+    BEFORE=$(digest_x)
+    check 0 'there is none' cp rollback
+    all_is_back
+    kong_shift cp freeze >/dev/null
+    for step in backup restore migrate start; do
+        kong_shift cp "$step" >/dev/null
+        if [[ $step != backup ]]; then
+            check 0 'the earlier database is kept as' cp rollback
+            all_is_back
+            kong_shift cp freeze >/dev/null
+            kong_shift cp restore >/dev/null
+            [[ $step = restore ]] || kong_shift cp migrate >/dev/null
+        fi
+    done
+    [ "$(names_of_y Z)" = 3 ]
+}
+
+@test "rollback: what was written to Y only is told" {
+    kong_shift cp dual-cluster >/dev/null
+    sql_y "DELETE FROM consumers WHERE username = 'team-1'"
+    check 0 'CP Y took admin writes that X does not have' cp rollback
+    [[ $output == *'consumers has 2 rows instead of 3'* ]]
+}
+
+@test "rollback: DPs of X that hang on CP Y are told" {
+    kong_shift cp dual-cluster >/dev/null
+    sql_y "INSERT INTO clustering_data_planes (id, hostname, ip, last_seen, config_hash, ttl, version, sync_status)
+        VALUES (gen_random_uuid(), 'web-7', '127.0.0.1', now(), '0123456789abcdef0123456789abcdef', now() + interval '1 day',
+        '$X_VERSION', 'normal')"
+    check 0 "DPs of version $X_VERSION hang on CP Y: web-7" cp rollback
+}
+
+@test "rollback: a balancer that does not answer stops it before CP Y goes" {
+    kong_shift cp dual-cluster >/dev/null
+    kong_shift weight 20 >/dev/null
+    echo 'lb = http://127.0.0.1:1/shift' >>"$CONF"
+    check 4 'CP Y must not go while requests go to its DPs' cp rollback
+    [ "$(get weight .effective)" = 0 ]
+    [ "$(get freeze .state)" = on ]
+    curl -s -f -o /dev/null "http://127.0.0.1:${PORT[cp_y.admin]}/"
+}
+
+@test "rollback: admin writes stay frozen while CP X does not answer" {
+    BEFORE=$(digest_x)
+    kong_shift cp dual-cluster >/dev/null
+    cp "$CONF" "$BATS_TEST_TMPDIR/conf"
+    set_conf x.admin "http://127.0.0.1:1"
+    check 4 'start CP X, then run' cp rollback
+    [ "$(get freeze .state)" = on ]
+    cp "$BATS_TEST_TMPDIR/conf" "$CONF"
+    check 0 'cp rollback was ended: x.admin' cp resume
+    all_is_back
+}
+
+@test "rollback: a database in use is not renamed" {
+    kong_shift cp dual-cluster >/dev/null
+    PGDATABASE=$Y_NAME pg_psql -c 'SELECT pg_sleep(60)' >/dev/null 2>&1 3>&- &
+    check 3 'but is in use by kong_super (psql)' cp rollback
+    kill $!
+    wait $! || true
+    pg_psql -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid()" >/dev/null
+    check 0 'kept as' cp rollback
+}
+
+@test "rollback asks first" {
+    run "$ROOT/scripts/kong-shift" -c "$CONF" cp rollback </dev/null
+    [ "$status" -eq 3 ]
+    [[ $output == *'add --yes'* ]]
+    [ ! -e "$WORK" ]
+}
+
+@test "killed at every line of the journal: resume brings dual-cluster to the same end" {
+    local line
+    BEFORE=$(digest_x)
+    for line in {1..16}; do
+        world_reset
+        rm -rf "$WORK"
+        killer "$line"
+        killed cp dual-cluster && false
+        [ "$(<"$BATS_TEST_TMPDIR/lines")" = "$line" ]
+        check 0 '' cp status
+        if (( line < 16 )); then
+            check 0 'cp dual-cluster was interrupted' cp resume
+        else
+            check 0 'nothing to resume: cp dual-cluster came to its end' cp resume
+        fi
+        all_is_up
+    done
+}
+
+@test "killed at every line of the journal: resume brings rollback to the same end" {
+    local line
+    BEFORE=$(digest_x)
+    for line in {1..12}; do
+        kong_shift cp dual-cluster >/dev/null
+        killer "$line"
+        killed cp rollback && false
+        [ "$(<"$BATS_TEST_TMPDIR/lines")" = "$line" ]
+        check 0 'cp rollback' cp resume
+        all_is_back
+    done
+}
+
+@test "resume: nothing to resume; another run's words" {
+    check 0 'nothing to resume: no run is in' cp resume
+    kong_shift cp preflight >/dev/null
+    check 0 'nothing to resume: no run is in' cp resume
+}
+
+@test "resume: where things differ from the journal it stops, and both ways on work" {
+    killer 9
+    killed cp dual-cluster && false
+    put freeze '{"state":"off"}'
+    check 3 'admin writes were frozen, but are allowed now' cp resume
+    put freeze '{"state":"on"}'
+    drop_y
+    check 3 'step restore was done, but database' cp resume
+    [[ $output == *'is now absent; to go on from what is there: kong-shift cp dual-cluster; to give up: kong-shift cp rollback' ]]
+    [ "$(get gate .state)" = closed ]
+    kong_shift cp dual-cluster >/dev/null
+    [ "$(get gate .state)" = open ]
+
+    killer 3
+    killed cp dual-cluster && false
+    check 0 'cp dual-cluster was interrupted' cp resume
+    kong_shift cp rollback >/dev/null
+}
+
+@test "resume: not with other versions than it began with" {
+    killer 5
+    killed cp dual-cluster && false
+    cat >"$BATS_TEST_TMPDIR/kong" <<EOF2
+#!/usr/bin/env bash
+if [[ \$1 = version ]]; then echo 3.10.0; else exec "${KONG[y]}" "\$@"; fi
+EOF2
+    chmod +x "$BATS_TEST_TMPDIR/kong"
+    set_conf y.kong "$BATS_TEST_TMPDIR/kong"
+    check 3 "the run was of $X_VERSION -> $Y_VERSION, but x.kong and y.kong are now $X_VERSION -> 3.10.0" cp resume
+}
