@@ -235,7 +235,10 @@ sub start_with {
     $front->new_log;
 
     $front->start or return "no start: $front->{start_output}";
-    my $r = $t->api('GET', '/shifts/kong/weight') or return 'no answer';
+    # a connection may still meet a process that was killed just before
+    my $r;
+    retry_until(sub { $r = $t->api('GET', '/shifts/kong/weight') })
+        or return 'no answer';
 
     return $r->{json}{new};
 }
