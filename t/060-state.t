@@ -235,10 +235,7 @@ sub start_with {
     $front->new_log;
 
     $front->start or return "no start: $front->{start_output}";
-    # a connection may still meet a process that was killed just before
-    my $r;
-    retry_until(sub { $r = $t->api('GET', '/shifts/kong/weight') })
-        or return 'no answer';
+    my $r = $t->api('GET', '/shifts/kong/weight') or return 'no answer';
 
     return $r->{json}{new};
 }
