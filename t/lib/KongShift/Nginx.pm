@@ -258,12 +258,14 @@ sub wait_workers {
     });
 }
 
+# The first thread of a killed process may be a zombie while another thread
+# still holds the listening sockets, and a connection made then is reset.
 sub alive {
     my ($pid) = @_;
 
     reap();
     my $stat = slurp("/proc/$pid/stat") // return 0;
-    return $stat !~ /\) Z /;
+    return $stat !~ /\) Z / || (() = glob "/proc/$pid/task/*") > 1;
 }
 
 sub wait_gone {
