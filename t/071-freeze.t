@@ -198,6 +198,79 @@ passes('POST', '/admin/services');
 is($t->api('GET', '/shifts/kong/freeze')->{json}{comment}, undef,
     'the comment of "on" is gone');
 
+# --- writes under way: the dump must wait for those that came before
+
+sub active { $t->api('GET', '/shifts/kong/freeze')->{json}{active} }
+
+sub active_becomes {
+    my ($n, $name) = @_;
+
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    ok(KongShift::retry_until(sub { active() == $n }), $name)
+        or diag('active: ' . active());
+}
+
+# a write whose body has not come yet
+sub begin_write {
+    my ($c, $method, $uri) = @_;
+
+    $c->send("$method $uri HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nna");
+}
+
+is(active(), 0, 'no write is under way');
+is($t->api('GET', '/shifts/kong')->{json}{freeze}{active}, 0,
+    'the whole shift says so too');
+
+my @writers = map { $t->connect_to('front', $_) } $front->workers;
+begin_write($_, 'POST', '/admin/services') for @writers;
+active_becomes(2, 'one write under way in each worker');
+
+my $reader = $t->connect;
+begin_write($reader, 'GET', '/admin/services');
+my $validate = $t->connect;
+begin_write($validate, 'POST', '/admin/schemas/services/validate');
+my $other = $t->connect;
+begin_write($other, 'POST', '/other/services');
+my $plain = $t->connect;
+begin_write($plain, 'POST', '/free/services');
+is(KongShift::retry_until(sub {
+    $t->api('GET', '/shifts/other/freeze')->{json}{active} }, 5), 1,
+    'a write of another shift is counted there');
+is(active(), 2, 'nothing else is counted');
+
+$t->put('freeze', { state => 'on' });
+is(active(), 2, 'the freeze lets them end');
+denied('POST', '/admin/services');
+is(active(), 2, 'one that is denied is not counted');
+
+$_->send('me=x') for $writers[0], $other;
+is($writers[0]->response->{status}, 200, 'one ends well');
+active_becomes(1, 'and is counted no more');
+
+ok($front->reload, 'reload') or diag($front->error_log);
+is(active(), 1, 'new workers see the one of an old worker');
+$writers[1]->send('me=x');
+is($writers[1]->response->{status}, 200, 'which ends well');
+active_becomes(0, 'none is left');
+
+$t->put('freeze', { state => 'off' });
+for my $end (sub { $_[0]->reset }, sub { $_[0]->close_now }) {
+    my $c = $t->connect;
+    begin_write($c, 'DELETE', '/admin/services/a');
+    active_becomes(1, 'one write under way');
+    $end->($c);
+    active_becomes(0, 'its client is gone');
+}
+
+my ($victim) = $front->workers;
+my $lost = $t->connect_to('front', $victim);
+begin_write($lost, 'PATCH', '/admin/services/a');
+active_becomes(1, 'one write under way');
+$front->kill_worker($victim);
+active_becomes(0, 'its worker was killed');
+$_->close_now for $reader, $validate, $plain, $lost;
+
+
 # the shifts are frozen one by one
 $t->put('freeze', { state => 'on' }, 'other');
 denied('POST', '/other/services');
@@ -216,4 +289,4 @@ for my $case ([{}, 'missing_field'], [{ state => 'ON' }, 'invalid_value'],
 is_json($t->api('GET', '/shifts/kong/freeze'), 200, { state => 'off' },
     'and nothing changed');
 
-$t->finish;
+$t->finish(qr/exited on signal 9/);

@@ -10,6 +10,7 @@
 #define NGX_HTTP_KONG_SHIFT_RETRY  60
 
 
+static void ngx_http_kong_shift_write_done(void *data);
 static ngx_uint_t ngx_http_kong_shift_is_harmless(ngx_http_request_t *r);
 static ngx_uint_t ngx_http_kong_shift_is_validate(ngx_http_request_t *r);
 
@@ -18,6 +19,9 @@ ngx_int_t
 ngx_http_kong_shift_freeze_handler(ngx_http_request_t *r)
 {
     uint64_t                         word;
+    uint32_t                        *writes;
+    ngx_pool_cleanup_t              *cln;
+    ngx_kong_shift_record_t         *rec;
     ngx_http_kong_shift_loc_conf_t  *kslcf;
     ngx_http_kong_shift_problem_t    problem;
 
@@ -25,17 +29,37 @@ ngx_http_kong_shift_freeze_handler(ngx_http_request_t *r)
 
     /* the endpoint that lifts it is never frozen itself */
 
-    if (kslcf->freeze == NULL || kslcf->api) {
-        return NGX_DECLINED;
-    }
-
-    word = __atomic_load_n(&kslcf->freeze->record->word, __ATOMIC_ACQUIRE);
-
-    if (!(word & NGX_KONG_SHIFT_WORD_FREEZE)
+    if (kslcf->freeze == NULL || kslcf->api
         || ngx_http_kong_shift_is_harmless(r))
     {
         return NGX_DECLINED;
     }
+
+    cln = ngx_pool_cleanup_add(r->pool, 0);
+    if (cln == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    rec = kslcf->freeze->record;
+    writes = &rec->writes[ngx_process_slot];
+
+    /*
+     * Counted before the look: whoever sets the freeze and then sees no write
+     * under way can be sure that none will follow.
+     */
+
+    __atomic_add_fetch(writes, 1, __ATOMIC_SEQ_CST);
+
+    word = __atomic_load_n(&rec->word, __ATOMIC_SEQ_CST);
+
+    if (!(word & NGX_KONG_SHIFT_WORD_FREEZE)) {
+        cln->handler = ngx_http_kong_shift_write_done;
+        cln->data = writes;
+
+        return NGX_DECLINED;
+    }
+
+    ngx_http_kong_shift_write_done(writes);
 
     ngx_http_kong_shift_set_problem(&problem, "frozen",
                                     "admin writes are frozen while \"%V\" is "
@@ -52,6 +76,19 @@ ngx_http_kong_shift_freeze_handler(ngx_http_request_t *r)
                               ngx_http_kong_shift_send_problem(r, &problem));
 
     return NGX_DONE;
+}
+
+
+static void
+ngx_http_kong_shift_write_done(void *data)
+{
+    uint32_t  *writes = data;
+
+    /* the record may by now be that of a shift of a later configuration */
+
+    if (*writes) {
+        __atomic_sub_fetch(writes, 1, __ATOMIC_SEQ_CST);
+    }
 }
 
 

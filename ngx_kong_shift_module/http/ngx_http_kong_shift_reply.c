@@ -273,11 +273,15 @@ ngx_http_kong_shift_json_freeze(ngx_kong_shift_conf_t *conf,
     ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_snapshot_t *snap)
 {
     json_t                  *json;
+    ngx_uint_t               writes;
     ngx_kong_shift_state_t  *st;
 
     st = &snap->state;
 
-    json = json_pack("{ss, sI, so}", "state", st->freeze ? "on" : "off",
+    writes = ngx_kong_shift_writes(conf->sh, kscf->shift->record);
+
+    json = json_pack("{ss, sI, sI, so}", "state", st->freeze ? "on" : "off",
+                     "active", (json_int_t) writes,
                      "generation", (json_int_t) st->generation,
                      "changed", ngx_kong_shift_json_time(st->freeze_changed));
 

@@ -67,6 +67,9 @@ typedef struct {
     ngx_uint_t                 unsaved;    /* the state file is behind, */
     ngx_uint_t                 ahead;      /* by a change already in force */
 
+    /* admin writes under way, of each worker */
+    uint32_t                   writes[NGX_MAX_PROCESSES];
+
     char                       name[NGX_KONG_SHIFT_NAME_SIZE];
 } ngx_kong_shift_record_t;
 
@@ -102,6 +105,8 @@ typedef struct {
     ngx_msec_t                 next_poll;
     ngx_msec_t                 next_retry;
     ngx_msec_t                 retry_delay;
+
+    ngx_pid_t                  worker[NGX_MAX_PROCESSES];  /* 0: none */
 
     ngx_kong_shift_record_t    record[1];  /* [capacity] */
 } ngx_kong_shift_shctx_t;
@@ -190,6 +195,14 @@ void ngx_kong_shift_read(ngx_kong_shift_record_t *rec,
 void ngx_kong_shift_publish_locked(ngx_kong_shift_record_t *rec,
     const ngx_kong_shift_state_t *st, ngx_kong_shift_action_e action,
     const char *by, const char *comment);
+
+/* Makes the counters of this process its own, and forgets them at its end. */
+void ngx_kong_shift_join(ngx_kong_shift_shctx_t *sh);
+void ngx_kong_shift_leave(ngx_kong_shift_shctx_t *sh);
+
+/* Admin writes under way in all workers; what a killed one left is none. */
+ngx_uint_t ngx_kong_shift_writes(ngx_kong_shift_shctx_t *sh,
+    ngx_kong_shift_record_t *rec);
 
 void ngx_kong_shift_mark_unsaved_locked(ngx_kong_shift_shctx_t *sh);
 

@@ -549,10 +549,16 @@ ngx_kong_shift_init_process(ngx_cycle_t *cycle)
     kcf = (ngx_kong_shift_conf_t *) ngx_get_conf(cycle->conf_ctx,
                                                   ngx_kong_shift_module);
 
-    if (kcf->shm_zone == NULL || kcf->path.len == 0
+    if (kcf->shm_zone == NULL
         || (ngx_process != NGX_PROCESS_WORKER
             && ngx_process != NGX_PROCESS_SINGLE))
     {
+        return NGX_OK;
+    }
+
+    ngx_kong_shift_join(kcf->sh);
+
+    if (kcf->path.len == 0) {
         return NGX_OK;
     }
 
@@ -597,6 +603,13 @@ ngx_kong_shift_exit_process(ngx_cycle_t *cycle)
 
     if (kcf->tick) {
         ngx_destroy_pool(kcf->tick);
+    }
+
+    if (kcf->shm_zone
+        && (ngx_process == NGX_PROCESS_WORKER
+            || ngx_process == NGX_PROCESS_SINGLE))
+    {
+        ngx_kong_shift_leave(kcf->sh);
     }
 }
 

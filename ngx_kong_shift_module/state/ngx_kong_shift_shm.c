@@ -153,6 +153,51 @@ ngx_kong_shift_publish_locked(ngx_kong_shift_record_t *rec,
 }
 
 
+/* a number in the table of the master belongs to one live process at a time */
+
+void
+ngx_kong_shift_join(ngx_kong_shift_shctx_t *sh)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < sh->nrecords; i++) {
+        sh->record[i].writes[ngx_process_slot] = 0;
+    }
+
+    sh->worker[ngx_process_slot] = ngx_pid;
+}
+
+
+void
+ngx_kong_shift_leave(ngx_kong_shift_shctx_t *sh)
+{
+    sh->worker[ngx_process_slot] = 0;
+}
+
+
+ngx_uint_t
+ngx_kong_shift_writes(ngx_kong_shift_shctx_t *sh,
+    ngx_kong_shift_record_t *rec)
+{
+    uint32_t    writes;
+    ngx_uint_t  i, n;
+
+    n = 0;
+
+    for (i = 0; i < NGX_MAX_PROCESSES; i++) {
+        writes = __atomic_load_n(&rec->writes[i], __ATOMIC_SEQ_CST);
+
+        if (writes && sh->worker[i]
+            && ngx_kong_shift_is_alive(sh->worker[i]))
+        {
+            n += writes;
+        }
+    }
+
+    return n;
+}
+
+
 void
 ngx_kong_shift_mark_unsaved_locked(ngx_kong_shift_shctx_t *sh)
 {
