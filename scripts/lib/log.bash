@@ -12,9 +12,13 @@ SCRATCH=
 CHILD=
 FAULT=
 STEP=
+PROGRESS_BY=
+PROGRESS_AT=0
+PROGRESS_ON=
 
 say() {
     [[ -z $OPT_QUIET ]] || return 0
+    progress_clear
     if [[ $OPT_JSON ]]; then
         printf '%s\n' "$*" >&2
     else
@@ -22,7 +26,32 @@ say() {
     fi
 }
 
+# progress TEXT: what a step is at, after its seconds, in a line that the next one
+# overwrites; on a terminal only, and five times a second at most.
+progress() {
+    local now=${EPOCHREALTIME/[.,]/} seconds line
+
+    progress_wanted && (( now - PROGRESS_AT >= 200000 )) || return 0
+    PROGRESS_AT=$now PROGRESS_ON=1
+    seconds=$(( (now - ${STEP_BEGUN/[.,]/}) / 1000000 ))
+    printf -v line '%d:%02d  %s' $(( seconds / 60 )) $(( seconds % 60 )) "$(printable "$1")"
+    # A line that wraps could not be overwritten.
+    printf '\r      %s\033[K' "${line:0:$(( ${COLUMNS:-80} - 7 ))}" >&2
+}
+
+progress_wanted() {
+    [[ $STEP && -z $OPT_QUIET && ${TERM:-dumb} != dumb && -t 2 && ( $OPT_JSON || -t 1 ) ]]
+}
+
+progress_clear() {
+    if [[ $PROGRESS_ON && -t 2 ]]; then
+        printf '\r\033[K' >&2
+    fi
+    PROGRESS_ON=
+}
+
 warn() {
+    progress_clear
     printf 'kong-shift: warning: %s\n' "$(printable "$*")" >&2
 }
 
@@ -48,6 +77,7 @@ die() {
     local code=$1 text
     shift
     text=$(printable "$*")
+    progress_clear
     printf 'kong-shift: %s\n' "$text" >&2
     # Kept in a file, because die may run in a command substitution.
     [[ -z $SCRATCH ]] || printf '%s' "$text" >"$SCRATCH/error"
@@ -88,6 +118,7 @@ scratch() {
 
 on_signal() {
     trap '' HUP INT TERM
+    progress_clear
     printf 'interrupted by a signal' >"$SCRATCH/error"
     printf 'kong-shift: interrupted\n' >&2
     exit "$1"
@@ -120,11 +151,19 @@ kill_tree() {
 } 2>/dev/null
 
 # bash runs no trap before a foreground command ends, but a wait it leaves at once.
+# Meanwhile the function PROGRESS_BY, if there is one, gives the text of progress in REPLY.
 run_long() {
-    local status=0
+    local status=0 pause=0.02
 
     "$@" &
     CHILD=$!
+    while progress_wanted && kill -0 "$CHILD" 2>/dev/null; do
+        REPLY=
+        [[ -z $PROGRESS_BY ]] || "$PROGRESS_BY"
+        progress "$REPLY"
+        sleep "$pause" || true
+        pause=0.2
+    done
     wait "$CHILD" || status=$?
     CHILD=
     return "$status"

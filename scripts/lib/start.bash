@@ -55,6 +55,7 @@ node_start() {
     until kong_admin y; do
         (( SECONDS - begun < SETTING[start_timeout] )) || failed \
             "CP Y was started, but y.admin ${SETTING[y.admin]} does not answer within ${SETTING[start_timeout]} s: $HTTP_ERROR; log: $KONG_LOG"
+        progress "waiting for CP Y to answer"
         sleep 0.2
     done
     kong_admin_is y "$Y_VERSION"
@@ -69,6 +70,7 @@ node_stop() {
     while kong_admin y; do
         (( SECONDS - begun < SETTING[start_timeout] )) || failed \
             "CP Y does not stop (exit code $status): $(log_says "$KONG_LOG")"
+        progress "waiting for CP Y to end"
         sleep 0.2
     done
 }
