@@ -54,7 +54,8 @@ typedef struct {
 
 typedef struct {
     uint64_t                   word;
-    u_char                     pad0[120];
+    uint64_t                   empty;      /* 1 << pool: no ready peer in it */
+    u_char                     pad0[112];
 
     uint64_t                   credit;     /* a line of its own */
     u_char                     pad1[120];
