@@ -1,11 +1,26 @@
 # What is printed, how the script ends, and what it leaves running: nothing.
 
-# The exit codes, declared here and nowhere else (docs/cli.md explains them).
-readonly EXIT_FAILED=1      # something broke, or was found not to be as it should
-readonly EXIT_USAGE=2       # the command line or the settings are wrong
-readonly EXIT_REFUSED=3     # a guard said no
-readonly EXIT_UNKNOWN=4     # something could not be asked, so nothing is known
-readonly EXIT_BUSY=5        # another run works in the same folder
+# The exit codes, declared here and nowhere else.
+## 0
+##     Done.
+## 1
+##     Something failed, or was found not to be as it should.
+readonly EXIT_FAILED=1
+## 2
+##     The command line or the settings are wrong; nothing was done.
+readonly EXIT_USAGE=2
+## 3
+##     Refused by a guard, or by the endpoint; the sentence says what to do.
+readonly EXIT_REFUSED=3
+## 4
+##     Something could not be asked, so nothing is known about it.
+##     This never counts as passed.
+readonly EXIT_UNKNOWN=4
+## 5
+##     Another run works in the same work_dir.
+readonly EXIT_BUSY=5
+## 129, 130, 143
+##     Ended by HUP, INT, TERM.
 
 COMMAND=
 SCRATCH=
