@@ -4,16 +4,23 @@ HTTP_STATUS=
 HTTP_BODY=
 HTTP_ERROR=
 
-# http METHOD URL [BODY]: false when there was no HTTP answer at all.
+# http WHOSE METHOD URL [BODY [HEADER]]: with the certificates and header lines
+# of WHOSE, which is lb, x.admin or y.admin. False when there was no HTTP answer.
 http() {
-    local method=$1 url=$2 options=()
+    local whose=$1 method=$2 url=$3 options=()
+    shift 3
 
+    http_credentials "$whose"
+    options=("${WORDS[@]}")
     if [[ $url =~ ^(https?)://unix:([^:]+):(.*)$ ]]; then
         options+=(--unix-socket "${BASH_REMATCH[2]}")
         url=${BASH_REMATCH[1]}://localhost${BASH_REMATCH[3]}
     fi
-    if (( $# > 2 )); then
-        options+=(-H 'Content-Type: application/json' --data-binary "$3")
+    if (( $# > 0 )); then
+        options+=(-H 'Content-Type: application/json' --data-binary "$1")
+    fi
+    if (( $# > 1 )); then
+        options+=(-H "$2")
     fi
 
     HTTP_ERROR='' HTTP_BODY=''
@@ -21,7 +28,9 @@ http() {
     if ! HTTP_STATUS=$(curl -q -sS -g --connect-timeout 5 --max-time 15 -X "$method" "${options[@]}" \
         -o "$SCRATCH/body" -w '%{http_code}' -- "$url" 2>"$SCRATCH/curl.err")
     then
-        HTTP_ERROR=$(log_says "$SCRATCH/curl.err")
+        # The first line is the reason, the others are advice.
+        HTTP_ERROR=$(head -n 1 "$SCRATCH/curl.err")
+        HTTP_ERROR=${HTTP_ERROR:-curl said nothing}
         return 1
     fi
     if [[ ! $HTTP_STATUS =~ ^[1-5][0-9][0-9]$ ]]; then
@@ -30,6 +39,28 @@ http() {
     fi
     # A NUL cannot be kept in a variable, and no honest answer has one.
     HTTP_BODY=$(tr -d '\0' <"$SCRATCH/body")
+}
+
+# http_credentials WHOSE: as options of curl, into WORDS. Names of files only:
+# what is in them must not be seen among the arguments of a process.
+http_credentials() {
+    local name cert
+    WORDS=()
+    [[ -z ${SETTING[$1.ca]-} ]] || WORDS+=(--cacert "${SETTING[$1.ca]}")
+    if [[ ${SETTING[$1.cert]-} ]]; then
+        # Behind a colon curl would look for a passphrase.
+        cert=${SETTING[$1.cert]//\\/\\\\}
+        WORDS+=(--cert "${cert//:/\\:}")
+    fi
+    [[ -z ${SETTING[$1.key]-} ]] || WORDS+=(--key "${SETTING[$1.key]}")
+    [[ -z ${SETTING[$1.header_file]-} ]] || WORDS+=(-H "@${SETTING[$1.header_file]}")
+}
+
+# admin_call WHICH METHOD PATH [BODY]: the Admin API of x or y.
+admin_call() {
+    local which=$1 method=$2 path=$3
+    shift 3
+    http "$which.admin" "$method" "${SETTING[$which.admin]}$path" "$@"
 }
 
 # field FILTER: from the last answer; empty when absent or not JSON.
@@ -44,30 +75,45 @@ holds() {
     [[ $(jq -s "$@" "length > 0 and all(.[]; $filter)" 2>/dev/null <<<"$json") = true ]]
 }
 
-# Why an endpoint said no, in its own words when it has some.
+# http_says WHOSE: why an endpoint said no, in its own words when it has some,
+# and where to look.
 http_says() {
-    local detail
-    detail=$(field '(.detail // .title) + (if .code then " (" + .code + ")" else "" end)')
-    printf '%s' "HTTP $HTTP_STATUS${detail:+, $detail}"
+    local detail hint=
+    detail=$(field '(.detail // .title // .message | strings) + (if .code | type == "string" then " (" + .code + ")" else "" end)')
+    # What a proxy in front says on its own.
+    if [[ -z $detail && $HTTP_BODY =~ \<title\>([^<]{1,200})\</title\> ]]; then
+        detail=${BASH_REMATCH[1]#"$HTTP_STATUS "}
+    fi
+    case $HTTP_STATUS in
+        400) [[ ! $detail =~ (SSL|TLS)' '.*certificate ]] || hint="look at $1.cert and $1.key" ;;
+        401) hint="look at $1.header_file, whose lines are to say who asks" ;;
+        # Of Kong, not of the shift, whose own words tell.
+        403) [[ $1 = lb ]] || hint="the user of $1.header_file needs more rights" ;;
+        404) [[ $1 = lb ]] || hint="is it the Admin API? In nginx \"location /admin/\" and \"proxy_pass http://ADDRESS/\" both need the last slash" ;;
+    esac
+    printf '%s' "HTTP $HTTP_STATUS${detail:+, $detail}${hint:+; $hint}"
 }
 
-# lb_call LB METHOD PATH [BODY]: PATH below the shift.
+# lb_call LB METHOD PATH [BODY [HEADER]]: PATH below the shift.
 lb_call() {
     local lb=$1 method=$2 path=$3
     shift 3
-    http "$method" "$lb/shifts/$SHIFT_URI$path" "$@"
+    http lb "$method" "$lb/shifts/$SHIFT_URI$path" "$@"
 }
 
-# lb_must LB DOING METHOD PATH [BODY]: any answer but 200 is the end.
+# lb_must LB DOING METHOD PATH [BODY [HEADER]]: any answer but 200 is the end.
 lb_must() {
-    local lb=$1 doing=$2 code=$EXIT_FAILED
+    local lb=$1 doing=$2
     shift 2
     lb_call "$lb" "$@" || unknown "$lb: $doing: no answer: $HTTP_ERROR"
-    case $HTTP_STATUS in
-        200) return ;;
-        403 | 405 | 409 | 412) code=$EXIT_REFUSED ;;
-    esac
-    die "$code" "$lb: $doing: $(http_says)"
+    [[ $HTTP_STATUS = 200 ]] || lb_die "$lb: $doing: $(http_says lb)"
+}
+
+# lb_die TEXT: with the code that the last answer stands for.
+lb_die() {
+    local code=$EXIT_FAILED
+    [[ $HTTP_STATUS != @(401|403|405|409|412) ]] || code=$EXIT_REFUSED
+    die "$code" "$1"
 }
 
 declare -a LB_STATE=()
@@ -77,11 +123,17 @@ lb_read_all() {
     local i
     LB_STATE=()
     for i in "${!LBS[@]}"; do
-        lb_must "${LBS[i]}" "reading the shift ${SETTING[shift]}" GET ''
-        holds "$HTTP_BODY" '([.weight.new, .weight.effective] | map(type)) == ["number", "number"]
-            and .gate.state != null and .freeze.state != null' || unknown "${LBS[i]}: this is no answer of a kong_shift_api, look at the setting lb: $(head -c 80 <<<"$HTTP_BODY")"
-        LB_STATE[i]=$HTTP_BODY
+        lb_read "$i" "reading the shift ${SETTING[shift]}"
     done
+}
+
+# lb_read I DOING
+lb_read() {
+    local i=$1
+    lb_must "${LBS[i]}" "$2" GET ''
+    holds "$HTTP_BODY" '([.weight.new, .weight.effective, .generation] | map(type)) == ["number", "number", "number"]
+        and .gate.state != null and .freeze.state != null' || unknown "${LBS[i]}: this is no answer of a kong_shift_api, look at the setting lb: $(head -c 80 <<<"$HTTP_BODY")"
+    LB_STATE[i]=$(jq -c --arg lb "${LBS[i]}" '{$lb} + .' <<<"$HTTP_BODY")
 }
 
 # lb_field I FILTER: from what lb_read_all saw.
@@ -89,24 +141,63 @@ lb_field() {
     jq -r "$2" <<<"${LB_STATE[$1]}"
 }
 
-# lb_put_all PATH BODY FILTER WANTED: the same change everywhere, then read
-# back: WANTED is what FILTER must give on each. One that differs is named.
-lb_put_all() {
-    local path=$1 body=$2 filter=$3 wanted=$4 i
+# lb_differences: in what the balancers whose shifts come on standard input
+# disagree, with names and values, into REPLY; empty is good.
+lb_differences() {
+    REPLY=$(jq -rs '
+        def text: if type == "string" then . else tojson end;
+        map(select(.weight)) as $all
+        | [["weight", "new"], ["aborted"], ["gate", "state"], ["gate", "evidence"], ["freeze", "state"], ["key"], ["seed"]]
+        | map(. as $path | ($all | map({lb, value: getpath($path)}))
+            | select((map(.value) | unique | length) > 1)
+            | "\($path - ["new", "state"] | join(" ")) is "
+                + (group_by(.value) | map("\(.[0].value | text) on \(map(.lb) | join(", "))") | join(" and ")))
+        | join("; ")')
+}
 
+# lb_put_all PATH BODY FILTER WANTED: the same change everywhere, once each of
+# them would take it; then read back: WANTED is what FILTER must give on each.
+lb_put_all() {
+    local path=$1 body=$2 filter=$3 wanted=$4 i bad=
+
+    lb_dry_run "$path"
     for i in "${!LBS[@]}"; do
-        lb_must "${LBS[i]}" "setting the $path$(lb_done_before "$i")" PUT "/$path" "$body"
+        # A change of somebody else in between must not be undone unseen.
+        if ! lb_call "${LBS[i]}" PUT "/$path" "$body" "If-Match: \"$(lb_field "$i" .generation)\""; then
+            unknown "${LBS[i]}: setting the $path: no answer: $HTTP_ERROR$(lb_done_before "$i")"
+        fi
+        [[ $HTTP_STATUS = 200 ]] || lb_die "${LBS[i]}: setting the $path: $(http_says lb)$(lb_done_before "$i")"
     done
     for i in "${!LBS[@]}"; do
-        lb_must "${LBS[i]}" "reading the $path back" GET "/$path"
-        holds "$HTTP_BODY" "($filter) == \$wanted" --argjson wanted "$wanted" || unknown "${LBS[i]}: the $path was accepted, but reads back as $(head -c 200 <<<"$HTTP_BODY"); somebody else changes it too"
+        lb_read "$i" "reading the $path back"
+        holds "$HTTP_BODY" ".$path | ($filter) == \$wanted" --argjson wanted "$wanted" \
+            || bad+=", $(jq -c ".$path | $filter" <<<"$HTTP_BODY") on ${LBS[i]}"
+    done
+    [[ -z $bad ]] || unknown \
+        "the $path was accepted as $wanted, but reads back as ${bad#, }; somebody else changes it too, run it again"
+}
+
+# lb_dry_run PATH: proves that every balancer takes writes, and that none was
+# changed since it was read, by a write that no generation can match.
+lb_dry_run() {
+    local i state found
+    for i in "${!LBS[@]}"; do
+        state=$(lb_field "$i" '{state: .freeze.state} | tojson')
+        lb_call "${LBS[i]}" PUT /freeze "$state" 'If-Match: "0"' \
+            || unknown "${LBS[i]}: nothing was changed anywhere, as it does not answer: $HTTP_ERROR"
+        [[ $HTTP_STATUS = 412 ]] || lb_die "${LBS[i]}: nothing was changed anywhere, as it takes no changes: $(http_says lb)"
+        found=$(field .current)
+        [[ $found = "$(lb_field "$i" .generation)" ]] || refuse \
+            "${LBS[i]}: nothing was changed anywhere, as somebody else just changed the shift (generation $(lb_field "$i" .generation), now ${found:-unknown}); run it again"
+        [[ $1 != gate || $(lb_field "$i" .gate.state) != off ]] || refuse \
+            "${LBS[i]}: nothing was changed anywhere, as its kong_shift_gate is off, and that of others on; make them alike"
     done
 }
 
 # With several balancers an operator must know which of them already changed.
 lb_done_before() {
     (( $1 > 0 )) || return 0
-    printf ' (already set on: %s)' "${LBS[*]:0:$1}"
+    printf '; already set on %s, so they differ now: run it again, or send everything to the old pool: kong-shift abort' "${LBS[*]:0:$1}"
 }
 
 # comment: who is asking, for the events list of the endpoint.

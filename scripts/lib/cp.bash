@@ -49,7 +49,8 @@ cmd_cp_status() {
     status_read
 
     if [[ $OPT_JSON ]]; then
-        jq -s --argjson steps "$steps" --arg database "$target" '{$steps, $database, balancers: .}' <<<"$STATUS"
+        jq -s --argjson steps "$steps" --arg database "$target" --arg differences "$STATUS_DIFFERENCES" \
+            '{$steps, $database, balancers: ., differences: ($differences | if . == "" then null else . end)}' <<<"$STATUS"
     else
         jq -r '.[] | "\(.time)  \(.step): \(.result)\(if .reason then ", " + .reason else "" end)"' <<<"$steps"
         printf 'database %s: %s\n' "$(db_label y)" "$target"

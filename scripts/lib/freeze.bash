@@ -37,7 +37,7 @@ ${SETTING[x.admin]}, or let x.admin go through it"
 
 # freeze_probe WHICH: a write that would change nothing, even if it got through.
 freeze_probe() {
-    http DELETE "${SETTING[$1.admin]}/consumers/kong-shift-probe-$RUN" \
+    admin_call "$1" DELETE "/consumers/kong-shift-probe-$RUN" \
         || unknown "$1.admin ${SETTING[$1.admin]} does not answer: $HTTP_ERROR"
     PROBE=$HTTP_STATUS
     [[ $HTTP_STATUS = 503 && $(field .code) = frozen ]]

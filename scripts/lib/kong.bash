@@ -104,13 +104,13 @@ version_compare() {
 # and KONG_DATABASE_NAME. False when nobody answers.
 kong_admin() {
     local which=$1 url=${SETTING[$1.admin]}
-    http GET "$url/" || return 1
+    admin_call "$which" GET / || return 1
     # What a proxy in front says when there is nobody behind it.
     if [[ $HTTP_STATUS = 50[234] ]]; then
-        HTTP_ERROR=$(http_says)
+        HTTP_ERROR=$(http_says "$which.admin")
         return 1
     fi
-    [[ $HTTP_STATUS = 200 ]] || unknown "$which.admin $url: GET / was answered $(http_says)"
+    [[ $HTTP_STATUS = 200 ]] || unknown "$which.admin $url: GET / was answered $(http_says "$which.admin")"
     { read -r KONG_VERSION; read -r KONG_ROLE; IFS= read -r KONG_DATABASE_NAME; IFS= read -r KONG_NODE_PREFIX; } \
         < <(field '.version, (.configuration | .role, .pg_database, .prefix)') || true
     [[ $KONG_VERSION && $KONG_ROLE ]] \

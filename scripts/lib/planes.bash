@@ -59,9 +59,9 @@ planes_read() {
 
     : >"$rows"
     while :; do
-        http GET "${SETTING[$which.admin]}/clustering/data-planes?size=1000${offset:+&offset=$offset}" || return 1
+        admin_call "$which" GET "/clustering/data-planes?size=1000${offset:+&offset=$offset}" || return 1
         if [[ $HTTP_STATUS != 200 ]] || ! holds "$HTTP_BODY" '.data | type | IN("array", "object")'; then
-            unknown "$which.admin ${SETTING[$which.admin]}: GET /clustering/data-planes was answered $(http_says)"
+            unknown "$which.admin ${SETTING[$which.admin]}: GET /clustering/data-planes was answered $(http_says "$which.admin")"
         fi
         # An empty list may be {}, as Lua knows no difference.
         jq -c '.data[]' <<<"$HTTP_BODY" >>"$rows"

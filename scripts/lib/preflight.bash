@@ -69,6 +69,8 @@ guard_balancers() {
         [[ $(lb_field "$i" .gate.state) != off ]] || warn \
             "${LBS[i]}: kong_shift_gate is off, so nothing holds traffic back from the new pool"
     done
+    lb_differences <<<"${LB_STATE[*]}"
+    [[ -z $REPLY ]] || warn "the load balancers differ: $REPLY"
     found "${#LBS[@]} answered"
 }
 

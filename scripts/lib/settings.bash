@@ -87,7 +87,10 @@ setting_put() {
 
     SETTING_LINE[$key]=$number
     case ${SETTING_TYPE[$key]} in
-        urls) LBS+=("${value%/}") ;;
+        urls)
+            ! is_one_of "${value%/}" "${LBS[@]}" || setting_error "$number" "$key $value was already given"
+            LBS+=("${value%/}")
+            ;;
         url)  SETTING[$key]=${value%/} ;;
         *)    SETTING[$key]=$value ;;
     esac

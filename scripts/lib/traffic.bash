@@ -1,7 +1,7 @@
 # The shift itself: who gets how much.
 
 ## status
-##     Show weight, gate and freeze on every load balancer.
+##     Show weight, gate and freeze on every load balancer, and where they differ.
 cmd_status() {
     no_more_arguments "$@"
     settings_load
@@ -32,7 +32,8 @@ cmd_weight() {
     fi
     lb_put_all weight "$(jq -nc --argjson new "$weight" --arg comment "$(comment)" '{$new, $comment}')" .new "$weight"
     status_read
-    [[ $OPT_QUIET ]] || status_print
+    # What was asked for is done, and was read back; other differences are for "status".
+    [[ $OPT_QUIET ]] || ( status_print ) || true
 }
 
 # Asked of all before one is changed: half a shift is worse than none.
@@ -64,7 +65,7 @@ lb_abort_all() {
             warn "$lb: NOT aborted, no answer: $HTTP_ERROR"
             code=$EXIT_UNKNOWN
         elif [[ $HTTP_STATUS != 200 || $(field .effective) != 0 ]]; then
-            warn "$lb: NOT aborted: $(http_says)"
+            warn "$lb: NOT aborted: $(http_says lb)"
             (( code )) || code=$EXIT_FAILED
         else
             [[ $(jq -r .saved <<<"$HTTP_BODY") != false ]] \
@@ -76,7 +77,8 @@ lb_abort_all() {
 }
 
 # status_read: every balancer's shift, or why there is none, into STATUS;
-# unlike lb_read_all it goes on. STATUS_CODE tells whether one is missing.
+# unlike lb_read_all it goes on. STATUS_CODE tells whether one is missing, or
+# not like the others.
 status_read() {
     local lb
     STATUS='' STATUS_CODE=0
@@ -86,9 +88,12 @@ status_read() {
         then
             continue
         fi
-        STATUS+=$(jq -nc --arg lb "$lb" --arg error "unknown, ${HTTP_ERROR:-$(http_says)}" '{$lb, $error}')
+        STATUS+=$(jq -nc --arg lb "$lb" --arg error "unknown, ${HTTP_ERROR:-$(http_says lb)}" '{$lb, $error}')
         STATUS_CODE=$EXIT_UNKNOWN
     done
+    lb_differences <<<"$STATUS"
+    STATUS_DIFFERENCES=$REPLY
+    [[ -z $REPLY ]] || STATUS_CODE=${STATUS_CODE/#0/$EXIT_FAILED}
 }
 
 status_print() {
@@ -101,5 +106,6 @@ status_print() {
             + (if .aborted then ", aborted" else "" end)
             + (if .saved == false then ", NOT saved" else "" end) end)' <<<"$STATUS"
     fi
+    [[ -z $STATUS_DIFFERENCES ]] || warn "the load balancers differ: $STATUS_DIFFERENCES"
     (( STATUS_CODE == 0 )) || end "$STATUS_CODE"
 }

@@ -30,9 +30,9 @@ verify_node() {
     [[ $Y_VERSION ]] || { kong_version y; Y_VERSION=$REPLY; }
     kong_admin y || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
     kong_admin_is y "$Y_VERSION"
-    http GET "${SETTING[y.admin]}/status" || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
+    admin_call y GET /status || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
     [[ $HTTP_STATUS = 200 && $(field .database.reachable) = true ]] || failed \
-        "CP Y does not reach its database: GET ${SETTING[y.admin]}/status was answered $(http_says)"
+        "CP Y does not reach its database: GET ${SETTING[y.admin]}/status was answered $(http_says y.admin)"
     freeze_probe y || warn \
         "admin writes to y.admin ${SETTING[y.admin]} are not frozen; keep everybody away from it until X is gone"
 }

@@ -4,7 +4,11 @@
 
 # shellcheck disable=SC2016,SC2154
 
-setup_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_balancer; }
+setup_file() {
+    . "$BATS_TEST_DIRNAME/world.bash"
+    world_balancer
+    second_balancer
+}
 
 setup() {
     . "$BATS_TEST_DIRNAME/world.bash"
@@ -13,9 +17,35 @@ setup() {
     echo "lb = $LB" >"$CONF"
     put gate '{"state":"open","force":true,"comment":"test"}'
     put weight '{"new":0}'
+    LB2=http://127.0.0.1:$(<"$RUN/second.port")/shift
 }
 
-teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
+teardown_file() {
+    . "$BATS_TEST_DIRNAME/world.bash"
+    world_enter
+    "$NGINX" -p "$RUN/second" -c nginx.conf -e logs/error.log -s stop || true
+    world_stop
+}
+
+# Another nginx with the same shift.
+second_balancer() {
+    pick_ports second
+    mkdir -p "$RUN/second/logs" "$RUN/second/state"
+    if (( EUID == 0 )); then chown nobody "$RUN/second/state"; fi
+    sed "s|127.0.0.1:${PORT[shift]};|127.0.0.1:${PORT[second]};|; s|$RUN/state|$RUN/second/state|" "$RUN/nginx/nginx.conf" \
+        >"$RUN/second/nginx.conf"
+    "$NGINX" -p "$RUN/second" -c nginx.conf -e logs/error.log 3>&- 2>"$RUN/second/start.log"
+    printf '%s' "${PORT[second]}" >"$RUN/second.port"
+}
+
+# with_second: two balancers that are alike.
+with_second() {
+    SHIFT=$LB2/shifts/kong put gate '{"state":"open","force":true,"comment":"test"}'
+    SHIFT=$LB2/shifts/kong put weight '{"new":0}'
+    echo "lb = $LB2" >>"$CONF"
+}
+
+get2() { SHIFT=$LB2/shifts/kong get "$@"; }
 
 # check CODE TEXT ARG...: runs kong-shift, wants that code and that text.
 check() {
@@ -81,10 +111,71 @@ check() {
     [ "$(get weight .new)" = 0 ]
 }
 
-@test "two balancers, the second takes no writes: the sentence says which already changed" {
-    echo "lb = http://127.0.0.1:${PORT[shift]}/readonly" >>"$CONF"
-    check 3 "writes_off" weight 5
-    [[ $output == *"(already set on: $LB)"* ]]
+@test "two balancers: both are changed, both are shown" {
+    with_second
+    check 0 "$LB: 7 % to new" weight 7
+    [[ $output == *"$LB2: 7 % to new"* ]]
+    [ "$(get weight .new) $(get2 weight .new)" = '7 7' ]
+    check 0 "$LB2: aborted" abort
+    [ "$(get weight .new) $(get2 weight .new)" = '0 0' ]
+}
+
+@test "two balancers that differ: said with both values, by name; a new weight makes them alike" {
+    with_second
+    SHIFT=$LB2/shifts/kong put weight '{"new":3}'
+    SHIFT=$LB2/shifts/kong put freeze '{"state":"on"}'
+    check 1 "the load balancers differ: weight is 0 on $LB and 3 on $LB2; freeze is off on $LB and on on $LB2" status
+    run kong_shift --json status
+    [ "$status" -eq 1 ]
+    SHIFT=$LB2/shifts/kong put freeze '{"state":"off"}'
+    check 0 "$LB2: 4 % to new" weight 4
+    [[ $output != *differ* ]]
+    SHIFT=$LB2/shifts/kong put gate '{"state":"closed"}'
+    check 3 "$LB2: the gate is closed" weight 5
+    [ "$(get weight .new)" = 4 ]
+}
+
+@test "two balancers, the second takes no writes: nothing is changed anywhere" {
+    local generation
+    generation=$(get weight .generation)
+    with_second
+    sed -i "s|^lb = $LB2|lb = ${LB2%shift}readonly|" "$CONF"
+    check 3 "${LB2%shift}readonly: nothing was changed anywhere, as it takes no changes" weight 5
+    [[ $output == *writes_off* ]]
+    [ "$(get weight .new)" = 0 ]
+    [ "$(get weight .generation)" = "$generation" ]
+    # but an abort does what it can
+    check 1 'NOT aborted' abort
+    [[ $output == *"$LB: aborted"* ]]
+}
+
+# meddle N: a curl that lets somebody else set 9 before its Nth call of the second balancer.
+meddle() {
+    mkdir -p "$BATS_TEST_TMPDIR/bin"
+    cat >"$BATS_TEST_TMPDIR/bin/curl" <<EOF
+#!/bin/bash
+if [[ "\$*" == *$LB2* ]]; then
+    echo >>$BATS_TEST_TMPDIR/calls
+    [[ \$(wc -l <$BATS_TEST_TMPDIR/calls) != $1 ]] \\
+        || $(command -v curl) -s -o /dev/null -X PUT -d '{"new":9}' $LB2/shifts/kong/weight
+fi
+exec $(command -v curl) "\$@"
+EOF
+    chmod +x "$BATS_TEST_TMPDIR/bin/curl"
+    rm -f "$BATS_TEST_TMPDIR/calls"
+}
+
+# Reading, dry run, change, reading back: four calls.
+@test "two balancers, somebody else changes the second in between" {
+    with_second
+    meddle 2
+    PATH=$BATS_TEST_TMPDIR/bin:$PATH check 3 "$LB2: nothing was changed anywhere, as somebody else just changed the shift" weight 5
+    [ "$(get weight .new) $(get2 weight .new)" = '0 9' ]
+    meddle 3
+    PATH=$BATS_TEST_TMPDIR/bin:$PATH check 3 "generation_mismatch" weight 6
+    [[ $output == *"already set on $LB, so they differ now"* ]]
+    meddle 4
+    PATH=$BATS_TEST_TMPDIR/bin:$PATH check 4 "the weight was accepted as 6, but reads back as 9 on $LB2" weight 6
 }
 
 @test "an answer that is not the endpoint's is unknown, not zero" {
