@@ -14,6 +14,10 @@ declare -A SETTING_TYPE=(
                             [y.prefix]=path
                             [y.start]=command
                             [y.stop]=command
+    [x.admin.ca]=path       [y.admin.ca]=path           [lb.ca]=path
+    [x.admin.cert]=path     [y.admin.cert]=path         [lb.cert]=path
+    [x.admin.key]=path      [y.admin.key]=path          [lb.key]=path
+    [x.admin.header_file]=path  [y.admin.header_file]=path  [lb.header_file]=path
     [passfile]=path         [work_dir]=path
     [db_timeout]=seconds    [lock_timeout]=seconds
     [start_timeout]=seconds
@@ -58,6 +62,9 @@ settings_load() {
 
     uri_encode "${SETTING[shift]}"
     SHIFT_URI=$REPLY
+    settings_credentials lb "${LBS[*]}"
+    settings_credentials x.admin "${SETTING[x.admin]-}"
+    settings_credentials y.admin "${SETTING[y.admin]-}"
     db_environment
 }
 
@@ -128,6 +135,36 @@ setting_check() {
             [[ -n ${WORDS[0]-} ]] || setting_error "$number" "$key names no command"
             ;;
     esac
+}
+
+# settings_credentials WHOSE URLS: what identifies us there, and them to us.
+settings_credentials() {
+    local whose=$1 key file
+    for key in ca cert key header_file; do
+        file=${SETTING[$whose.$key]-}
+        [[ $file ]] || continue
+        [[ -f $file && -r $file ]] || credential_error "$whose.$key" "\"$file\" cannot be read"
+        [[ $key = header_file || $2 = *https://* ]] \
+            || credential_error "$whose.$key" "has no meaning without an https:// URL in $whose"
+    done
+    [[ -z ${SETTING[$whose.key]-} || ${SETTING[$whose.cert]-} ]] \
+        || credential_error "$whose.key" "has no meaning without $whose.cert"
+    for key in key header_file; do
+        file=${SETTING[$whose.$key]-}
+        [[ -z $file || $(stat -L -c %a -- "$file") = *00 ]] \
+            || credential_error "$whose.$key" "\"$file\" may be read by others; chmod 600"
+    done
+    ! grep -qs ENCRYPTED -- "${SETTING[$whose.key]:-${SETTING[$whose.cert]-}}" \
+        || credential_error "$whose.key" "has a passphrase, and nobody to ask for it; keep it without one, mode 600"
+    file=${SETTING[$whose.header_file]-}
+    # The content is secret, so no message shows it.
+    if [[ $file ]] && ! awk '!/^[A-Za-z0-9-]+:[ \t]*[^[:cntrl:] ][^[:cntrl:]]*\r?$/ { bad = 1 } END { exit bad || NR == 0 }' "$file"; then
+        credential_error "$whose.header_file" "\"$file\" must hold lines like \"Kong-Admin-Token: ...\", and nothing else"
+    fi
+}
+
+credential_error() {
+    setting_error "${SETTING_LINE[$1]-0}" "$1 $2"
 }
 
 # uri_encode TEXT: into REPLY, fit for one segment of a path.
