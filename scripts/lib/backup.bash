@@ -23,6 +23,13 @@ cmd_cp_backup() {
 phase_backup() {
     local dir=${SETTING[work_dir]} identity id
 
+    # After "up" of in-place there is no X but that in the dump.
+    if in_place_begun; then
+        in_place_dump
+        STEP_RESULT='kept'
+        evidence dump "$BACKUP"
+        return
+    fi
     identity=$(db_identity x "${SETTING[x.db.name]}")
     if backup_load && backup_is_good "$identity"; then
         STEP_RESULT='kept'

@@ -31,7 +31,7 @@ guard_certificate() {
 # certificate_conf WHICH KEY: what the node says that runs, else its conf, into REPLY.
 certificate_conf() {
     local conf=${SETTING[$1.conf]-} value=
-    if kong_admin "$1"; then
+    if node_says "$1"; then
         value=$(field ".configuration.$2")
     fi
     if [[ -z $value && $conf && -r $conf ]]; then

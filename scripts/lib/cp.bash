@@ -8,6 +8,7 @@
 cmd_cp_dual_cluster() {
     no_more_arguments "$@"
     settings_load
+    need_strategy dual-cluster
     need_upgrade
     confirm "this freezes admin writes to shift ${SETTING[shift]} and fills database ${SETTING[y.db.name]}"
     work_dir_open dual_cluster
@@ -39,7 +40,9 @@ cmd_cp_status() {
             reduce .[] as $line ({}; .[$line.step] = $line)
             | map(. + {result: (.result // "not ended")}) | sort_by(.time)')
     fi
-    if ( target_inspect ) 2>"$SCRATCH/target.err"; then
+    if [[ $STRATEGY = in-place ]]; then
+        status_in_place
+    elif ( target_inspect ) 2>"$SCRATCH/target.err"; then
         target_inspect
         target=$TARGET${TARGET_STATE:+, $TARGET_STATE from $TARGET_BACKUP}
     else
@@ -50,12 +53,26 @@ cmd_cp_status() {
 
     if [[ $OPT_JSON ]]; then
         jq -s --argjson steps "$steps" --arg database "$target" --arg differences "$STATUS_DIFFERENCES" \
-            '{$steps, $database, balancers: ., differences: ($differences | if . == "" then null else . end)}' <<<"$STATUS"
+            --arg strategy "$STRATEGY" '{$strategy, $steps, $database, balancers: ., differences: ($differences | if . == "" then null else . end)}' <<<"$STATUS"
     else
+        printf 'strategy %s\n' "$STRATEGY"
         jq -r '.[] | "\(.time)  \(.step): \(.result)\(if .reason then ", " + .reason else "" end)"' <<<"$steps"
         printf 'database %s: %s\n' "$(db_label y)" "$target"
         ( status_print ) || true
     fi
     (( code = code ? code : STATUS_CODE )) && end "$code"
     return 0
+}
+
+# status_in_place: which version the database of X is of, into target.
+status_in_place() {
+    target='that of X, before "kong migrations up"'
+    in_place_begun || return 0
+    if ( migrate_pending ) >"$SCRATCH/pending" 2>"$SCRATCH/target.err"; then
+        target="\"kong migrations up\" of Y was begun on it, dump $(jq -r .dump "${SETTING[work_dir]}/in-place.json"), \
+pending for finish: $(<"$SCRATCH/pending")"
+    else
+        code=$EXIT_UNKNOWN
+        target="unknown: $(<"$SCRATCH/target.err")"
+    fi
 }

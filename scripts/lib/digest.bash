@@ -71,6 +71,9 @@ FROM (
         FROM pg_constraint c JOIN pg_namespace n ON n.oid = connamespace
         WHERE conrelid <> 0 AND nspname NOT LIKE 'pg\_%' AND nspname <> 'information_schema'
     UNION ALL
+    SELECT 'columns', format('%s.%s %s %s %s %s', table_schema, table_name, column_name, data_type, is_nullable, column_default)
+        FROM information_schema.columns WHERE table_schema NOT LIKE 'pg\_%' AND table_schema <> 'information_schema'
+    UNION ALL
     SELECT 'triggers', pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
     UNION ALL
     SELECT 'functions', nspname || '.' || proname || ' ' || coalesce(md5(prosrc), '')
@@ -110,8 +113,9 @@ digest_child() {
 }
 
 # digest_compare HOW BEFORE AFTER: the differences, into REPLY; empty is good.
-# HOW is exact (all of it), drift (all that only an admin changes) or migrated
-# (tables and keys of what there was before).
+# HOW is exact (all of it), untouched (all but what a control plane writes on its
+# own), drift (all that only an admin changes) or migrated (tables and keys of
+# what there was before).
 digest_compare() {
     local list
     # The last word proves that jq came to the end; silence would pass for equality.
@@ -120,7 +124,7 @@ digest_compare() {
             "$([[ $1 != migrated ]] || echo schema_meta)")" \
         --argjson replaced "$(jq -nc '$ARGS.positional' --args "${DB_REPLACED[@]}")" '
         def indexed: map({key: (.table // .object), value: .}) | from_entries;
-        def watched: $how == "exact" or
+        def watched: $how == "exact" or ($how == "untouched" and .object != null) or
             (.table != null and (.table | split(".") | last | IN($volatile[]) | not));
 
         def difference($x; $y):
@@ -129,7 +133,7 @@ digest_compare() {
                 else "is missing (had \($x.rows) rows)" end
             elif $x == null then
                 if $how == "migrated" then empty else "is new (\($y.rows) rows)" end
-            elif $how == "exact" then
+            elif $how == "exact" or $how == "untouched" then
                 if $x.rows != $y.rows then "has \($y.rows) instead of \($x.rows)"
                 elif $x.all != $y.all then "differs in content"
                 else empty end

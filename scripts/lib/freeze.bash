@@ -59,7 +59,7 @@ phase_unfreeze() {
 # stay open on it, unless Y is in use already.
 unfreeze_behind_gate() {
     if lb_all '.weight.effective == 0'; then
-        confirm "this gives the upgrade up for now: the gate is closed first, and only \"kong-shift cp dual-cluster\" opens it again"
+        confirm "this gives the upgrade up for now: the gate is closed first, and only \"kong-shift cp $STRATEGY\" opens it again"
         lb_put_all gate "$(jq -nc --arg comment "$(comment)" '{state: "closed", $comment}')" .state '"closed"'
         say "      the gate is closed"
         return

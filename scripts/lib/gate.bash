@@ -20,8 +20,8 @@ phase_open() {
 
     # The endpoint takes 255 bytes; the run names the lines just as well.
     (( ${#journal} <= 255 )) || journal="run $RUN"
-    evidence=$(jq -nc --arg x "$X_VERSION" --arg y "$Y_VERSION" --arg journal "$journal" \
-        '{strategy: "dual-cluster", $x, $y, $journal}')
+    evidence=$(jq -nc --arg strategy "$STRATEGY" --arg x "$X_VERSION" --arg y "$Y_VERSION" --arg journal "$journal" \
+        '{$strategy, $x, $y, $journal}')
     evidence gate "$evidence"
 
     lb_read_all

@@ -3,29 +3,31 @@
 # it hands to found. "plan" runs them all, a real run ends at the first refusal.
 
 # In this order: later ones build on what earlier ones found to be so.
-readonly GUARDS=(tools versions path balancers x-database x-node migrations y-database y-conf y-node data-planes plugins
-    certificate space)
+readonly GUARDS=(tools versions path major balancers x-database x-node migrations y-database y-conf y-node data-planes plugins
+    certificate quarantine space)
 
 declare -A GUARD_CHECKS=(
     [tools]='commands the script needs'
     [versions]='y.kong is not older than x.kong'
     [path]='Kong supports the way from X to Y'
+    [major]='in-place: CP Y takes the DPs of X'
     [balancers]='shift and gate on every load balancer'
     [x-database]="database of X is Kong's, client tools are new enough for both servers"
     [x-node]='CP X answers, and is the node the settings mean'
     [migrations]='no earlier upgrade of X is unfinished, nobody holds the lock'
-    [y-database]='database of Y is another one, and free to be filled'
+    [y-database]='database of Y is another one, and free to be filled; in-place: the way back can make one'
     [y-conf]='y.conf and the settings agree'
     [y-node]='CP Y, if it is up already, is the node the settings mean'
     [data-planes]='every DP of CP X is alive, and CP Y would take it'
     [plugins]='every plugin in use on X exists for CP Y, in a version its DPs may have'
     [certificate]='both control planes have the same cluster certificate, valid for a week or more'
+    [quarantine]='in-place: CP Y listens for DPs where those of X do not come'
     [space]='work_dir has room for three times the database of X'
 )
 readonly GUARD_CHECKS
 
 # Those an operator may know better than.
-readonly GUARDS_FORCEABLE=(path data-planes certificate space)
+readonly GUARDS_FORCEABLE=(path major data-planes certificate quarantine space)
 
 GUARD_STATUS=0
 declare -a OPT_FORCE=() FORCED=()
@@ -34,7 +36,7 @@ declare -a OPT_FORCE=() FORCED=()
 force_check() {
     local name
     (( ${#OPT_FORCE[@]} > 0 )) || return 0
-    [[ $COMMAND = @(plan|cp preflight|cp dual-cluster|cp open|cp resume) ]] \
+    [[ $COMMAND = @(plan|cp preflight|cp dual-cluster|cp in-place|cp open|cp resume) ]] \
         || usage "--force has no meaning for \"$COMMAND\""
     for name in "${OPT_FORCE[@]}"; do
         is_one_of "$name" "${GUARDS_FORCEABLE[@]}" \

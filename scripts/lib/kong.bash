@@ -111,10 +111,15 @@ kong_admin() {
         return 1
     fi
     [[ $HTTP_STATUS = 200 ]] || unknown "$which.admin $url: GET / was answered $(http_says "$which.admin")"
-    { read -r KONG_VERSION; read -r KONG_ROLE; IFS= read -r KONG_DATABASE_NAME; IFS= read -r KONG_NODE_PREFIX; } \
-        < <(field '.version, (.configuration | .role, .pg_database, .prefix)') || true
+    kong_node
     [[ $KONG_VERSION && $KONG_ROLE ]] \
         || unknown "$which.admin $url: this is not Kong's Admin API: $(head -c 80 <<<"$HTTP_BODY")"
+}
+
+# kong_node: what an answer to GET / tells of the node.
+kong_node() {
+    { read -r KONG_VERSION; read -r KONG_ROLE; IFS= read -r KONG_DATABASE_NAME; IFS= read -r KONG_NODE_PREFIX; } \
+        < <(field '.version, (.configuration | .role, .pg_database, .prefix)') || true
 }
 
 # kong_admin_is WHICH VERSION: the node that just answered is the one meant.

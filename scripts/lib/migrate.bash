@@ -11,6 +11,10 @@ cmd_cp_migrate() {
 }
 
 phase_migrate() {
+    if [[ $STRATEGY = in-place ]]; then
+        in_place_migrate
+        return
+    fi
     migrate_need
     migrate_unlocked
     kong_schema y
@@ -47,13 +51,13 @@ migrate_unlocked() {
 SELECT coalesce(string_agg(owner, ', '), '-') FROM locks WHERE key = 'migrations' AND ttl > now();
 SQL
     )
-    [[ $owner = - ]] || refuse \
-        "database $(db_label y) is locked for migrations by $owner; nobody else may work on the copy"
+    [[ $owner = - ]] || refuse "database $(db_label y) is locked for migrations by $owner: nobody else may work on it; \
+wait for that node, or delete the row of table locks if it is dead"
 }
 
-# migrate_run WORD GOOD: GOOD is a pattern of states allowed afterwards.
+# migrate_run WORD GOOD [WAY_ON]: GOOD is a pattern of states allowed afterwards.
 migrate_run() {
-    local word=$1 good=$2 status=0 log
+    local word=$1 good=$2 way=${3:-X is untouched, run it again to begin with a fresh copy} status=0 log
 
     WORDS=()
     migrate_words "$word"
@@ -62,19 +66,26 @@ migrate_run() {
     evidence "$word.log" "$log"
     evidence "$word.exit" "$status"
     (( status == 0 )) || failed \
-        "\"kong migrations $word\" on database $(db_label y) ended with $status: $(log_says "$log"); \
-X is untouched, run it again to begin with a fresh copy; log: $log"
+        "\"kong migrations $word\" on database $(db_label y) ended with $status: $(log_says "$log"); $way; log: $log"
 
     kong_schema y
     [[ $REPLY = @($good) ]] || failed \
         "\"kong migrations $word\" on database $(db_label y) ended with 0, but the state afterwards is $REPLY; it said: \
-$(log_says "$log"); run it again to begin with a fresh copy; log: $log"
+$(log_says "$log"); $way; log: $log"
     evidence "$word.state" "$REPLY"
 }
 
 # migrate_words WORD: added to WORDS.
 migrate_words() {
     WORDS+=(migrations "$1" --db-timeout "${SETTING[db_timeout]}" --lock-timeout "${SETTING[lock_timeout]}")
+}
+
+# migrate_pending: what "finish" would still do, as the tables themselves say.
+migrate_pending() {
+    sql_row y <<'SQL'
+SELECT coalesce(string_agg(subsystem || ': ' || array_to_string(pending, ', '), '; ' ORDER BY subsystem), 'none')
+FROM schema_meta WHERE cardinality(pending) > 0;
+SQL
 }
 
 # What the tables themselves say, without any kong in between.

@@ -1,9 +1,11 @@
-# What "cp dual-cluster" would say and do, without doing it.
+# What "cp dual-cluster" or "cp in-place" would say and do, without doing it.
 
 PLAN_CODE=0
 
 ## plan
-##     Run every guard, show the commands of "cp dual-cluster"; change nothing.
+##     Run every guard, show the commands of the upgrade; change nothing.
+##     The settings mean "cp in-place" when y.db.* is the database of X, else
+##     "cp dual-cluster".
 ##     All guards are asked, even after a refusal. One that "may be forced" does not
 ##     stop a run that is given --force GUARD; the journal and the gate keep that.
 cmd_plan() {
@@ -18,7 +20,9 @@ cmd_plan() {
     plan_guards
     plan_commands >"$SCRATCH/commands"
     if [[ $OPT_JSON ]]; then
-        jq -n --slurpfile guards "$SCRATCH/guards" --rawfile commands "$SCRATCH/commands" '{$guards,
+        jq -n --arg strategy "$STRATEGY" --rawfile warnings <(plan_warnings) \
+            --slurpfile guards "$SCRATCH/guards" --rawfile commands "$SCRATCH/commands" '{$strategy, $guards,
+            warnings: [$warnings | splits("\n") | select(. != "")],
             commands: [$commands | splits("\n") | select(. != "") | split("\t") | {step: .[0], command: .[1]}]}'
     else
         plan_print
@@ -62,8 +66,9 @@ plan_print() {
         (if .found != "" then "        \(if .result == "ok" then "found" else "says" end): \(.found)" else empty end),
         (if .forceable and (.result | IN("refused", "failed", "unknown")) then "        may be forced: --force \(.guard)" else empty end),
         (.warnings[] | "        warning: \(.)")' "$SCRATCH/guards"
-    printf '\nWhat "kong-shift cp dual-cluster" would do; what is right already is kept:\n'
+    printf '\nWhat "kong-shift cp %s" would do; what is right already is kept:\n' "$STRATEGY"
     awk -F '\t' '$1 != step { step = $1; print step } { print "        " $2 }' "$SCRATCH/commands"
+    plan_warnings | sed '1s/^/\n/; s/^./!!! &/'
     if (( PLAN_CODE == 0 )); then
         printf '\nNothing stands against it.\n'
     else
@@ -72,29 +77,55 @@ plan_print() {
     fi
 }
 
+plan_warnings() {
+    [[ $STRATEGY != in-place ]] || in_place_warning_list
+}
+
 plan_commands() {
-    local name=${SETTING[y.db.name]} word
     DUMP=${SETTING[work_dir]}/x-TIME.dump
 
     plan_put freeze '{"state":"on"}'
     plan_line freeze "$(quoted curl -X DELETE "${SETTING[x.admin]}/consumers/kong-shift-probe")  # must be denied"
+    if [[ $STRATEGY = in-place ]]; then
+        node_words x stop
+        plan_line stop "$(plan_kong x "${WORDS[@]}")"
+        plan_line stop "$(plan_db x psql)  # pg_stat_activity must show no session of Kong"
+    fi
     plan_line backup "$(plan_db x pg_dump "${DUMP_OPTIONS[@]}" --snapshot=SNAPSHOT -f "$DUMP")"
+    if [[ $STRATEGY = in-place ]]; then
+        plan_migrate up migrate
+    else
+        plan_restore
+        plan_migrate up migrate
+        plan_migrate finish migrate
+    fi
+    node_words y start
+    plan_line start "$(plan_kong y "${WORDS[@]}")"
+    if [[ $STRATEGY = in-place ]]; then
+        plan_line verify "compare $(db_label y) with the dump, row by row; no DP of X may be on CP Y"
+    else
+        plan_line verify "compare $(db_label x) with the dump, $(db_label y) with it, row by row"
+    fi
+    plan_put open "$(jq -nc --arg strategy "$STRATEGY" --arg journal "${SETTING[work_dir]}/journal.jsonl" \
+        '{state: "open", evidence: {$strategy, x: "X", y: "Y", $journal}}')"
+    [[ $STRATEGY != in-place ]] || plan_migrate finish "much later: cp finish"
+}
+
+plan_restore() {
+    local name=${SETTING[y.db.name]}
     plan_line restore "$(plan_db y-admin psql)  # CREATE DATABASE ${name@Q} OWNER ${SETTING[y.db.user]@Q} TEMPLATE template0"
     restore_words "dbname=$name"
     plan_line restore "$(plan_db y "${WORDS[@]}")"
     plan_line restore "$(plan_db y psql)  # DELETE FROM ${DB_PURGED[*]}"
-    for word in up finish; do
-        split_words "${SETTING[y.kong]}"
-        migrate_words "$word"
-        [[ -z ${SETTING[y.conf]-} ]] || WORDS+=(-c "${SETTING[y.conf]}")
-        WORDS=(KONG_PREFIX="${SETTING[work_dir]}/prefix-y" "${WORDS[@]}")
-        plan_line migrate "$(plan_kong "${WORDS[@]}")"
-    done
-    node_words start
-    plan_line start "$(plan_kong "${WORDS[@]}")"
-    plan_line verify "compare $(db_label x) with the dump, $(db_label y) with it, row by row"
-    plan_put open "$(jq -nc --arg journal "${SETTING[work_dir]}/journal.jsonl" \
-        '{state: "open", evidence: {strategy: "dual-cluster", x: "X", y: "Y", $journal}}')"
+}
+
+# plan_migrate WORD STEP
+plan_migrate() {
+    split_words "${SETTING[y.kong]}"
+    migrate_words "$1"
+    [[ -z ${SETTING[y.conf]-} ]] || WORDS+=(-c "${SETTING[y.conf]}")
+    WORDS=(KONG_PREFIX="${SETTING[work_dir]}/prefix-y" "${WORDS[@]}")
+    plan_line "$2" "$(plan_kong y "${WORDS[@]}")"
 }
 
 plan_line() {
@@ -120,8 +151,10 @@ plan_db_words() {
 }
 
 plan_kong() {
-    quoted KONG_DATABASE=postgres KONG_PG_HOST="${SETTING[y.db.host]}" KONG_PG_PORT="${SETTING[y.db.port]}" \
-        KONG_PG_USER="${SETTING[y.db.user]}" KONG_PG_DATABASE="${SETTING[y.db.name]}" "$@"
+    local which=$1
+    shift
+    quoted KONG_DATABASE=postgres KONG_PG_HOST="${SETTING[$which.db.host]}" KONG_PG_PORT="${SETTING[$which.db.port]}" \
+        KONG_PG_USER="${SETTING[$which.db.user]}" KONG_PG_DATABASE="${SETTING[$which.db.name]}" "$@"
 }
 
 # quoted WORD...: as one would type it.

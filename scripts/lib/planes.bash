@@ -112,6 +112,11 @@ planes_elsewhere() {
 guard_data_planes() {
     local bad weak count
     versions_known
+    node_says x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
+    if [[ $X_STOPPED ]]; then
+        found "CP X is stopped; it had $(x_saved '.planes | length') DPs"
+        return
+    fi
     planes_read x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
 
     count=$(jq length <<<"$REPLY")

@@ -3,13 +3,13 @@
 
 guard_plugins() {
     local used x=$SCRATCH/x.root
-    kong_admin x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
+    node_says x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
     printf '%s' "$HTTP_BODY" >"$x"
     holds "$HTTP_BODY" '.plugins | has("enabled_in_cluster") and has("available_on_server")' || unknown \
         "x.admin ${SETTING[x.admin]}: GET / does not tell the plugins"
     used=$(jq -r '[.plugins.enabled_in_cluster[]] | sort | join(", ")' "$x")
 
-    if kong_admin y; then
+    if node_up y; then
         printf '%s' "$HTTP_BODY" >"$SCRATCH/y.root"
         plugins_compare "$x" "$SCRATCH/y.root"
     else
@@ -60,7 +60,7 @@ plugins_in_conf() {
 
 # The same once more, when CP Y runs.
 plugins_verify() {
-    kong_admin x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
+    node_says x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
     printf '%s' "$HTTP_BODY" >"$SCRATCH/x.root"
     kong_admin y || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
     printf '%s' "$HTTP_BODY" >"$SCRATCH/y.root"

@@ -16,6 +16,12 @@ need_upgrade() {
     need lb x.kong y.kong x.admin y.admin y.db.name
     [[ ${SETTING[y.prefix]-} || ${SETTING[y.start]-} ]] \
         || die "$EXIT_USAGE" "$OPT_CONFIG: set y.prefix, the folder CP Y runs in, or y.start, the command that starts it"
+    [[ $STRATEGY != in-place || ${SETTING[x.prefix]-} || ( ${SETTING[x.start]-} && ${SETTING[x.stop]-} ) ]] \
+        || die "$EXIT_USAGE" "$OPT_CONFIG: y.db.* is the database of X, so this is an in-place upgrade, which stops CP X: set x.prefix, \
+the folder CP X runs in, or x.stop and x.start, the commands that do it; or, for dual-cluster, set y.db.name"
+    [[ $STRATEGY = in-place || ! -e ${SETTING[work_dir]}/in-place.json ]] \
+        || die "$EXIT_USAGE" "$OPT_CONFIG: an in-place upgrade was begun in work_dir ${SETTING[work_dir]}, but y.db.* is another \
+database than x.db.*; put y.db.* back, or choose another work_dir"
 }
 
 phase_preflight() {
@@ -50,7 +56,7 @@ guard_versions() {
 guard_path() {
     local steps
     versions_known
-    [[ ${X_VERSION%%.*} = "${Y_VERSION%%.*}" ]] || warn \
+    [[ ${X_VERSION%%.*} = "${Y_VERSION%%.*}" || $STRATEGY = in-place ]] || warn \
         "CP $Y_VERSION refuses DPs $X_VERSION (another major version): they must stay on CP X until they are replaced"
 
     path_hole "$X_VERSION" "$Y_VERSION"
@@ -94,6 +100,10 @@ SQL
 guard_migrations() {
     local row pending locks
 
+    if in_place_begun; then
+        found "begun by this upgrade; the step migrate looks at them"
+        return
+    fi
     row=$(sql_row x <<'SQL'
 SELECT coalesce((SELECT string_agg(subsystem, ' ') FROM schema_meta WHERE cardinality(pending) > 0), ''),
     coalesce((SELECT string_agg(owner || ' until ' || to_char(ttl, 'YYYY-MM-DD HH24:MI:SS TZ'), ', ')
@@ -115,8 +125,14 @@ SQL
 
 guard_x_node() {
     versions_known
-    kong_admin x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
+    node_says x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
     kong_admin_is x "$X_VERSION"
+    if [[ $X_STOPPED ]]; then
+        found "stopped by this upgrade"
+        return
+    fi
+    [[ $STRATEGY != in-place || ! ${SETTING[x.prefix]-} || ${SETTING[x.prefix]%/} = "${KONG_NODE_PREFIX%/}" ]] || refuse \
+        "x.prefix is ${SETTING[x.prefix]}, but the running CP X has the prefix $KONG_NODE_PREFIX; make them the same, or set x.stop and x.start instead"
     [[ -z ${SETTING[y.prefix]-} || ${SETTING[y.prefix]%/} != "${KONG_NODE_PREFIX%/}" ]] || refuse \
         "y.prefix ${SETTING[y.prefix]} is the prefix of the running CP X; give CP Y its own"
     found "Kong $KONG_VERSION, $KONG_ROLE, prefix ${KONG_NODE_PREFIX:-unknown}"
@@ -169,6 +185,10 @@ guard_y_conf() {
 guard_y_database() {
     local x y
 
+    if [[ $STRATEGY = in-place ]]; then
+        in_place_way_back
+        return
+    fi
     x=$(db_identity x "${SETTING[x.db.name]}")
     y=$(db_identity y-admin "${SETTING[y.db.name]}")
     [[ $x != "$y" ]] || refuse \
@@ -184,13 +204,21 @@ guard_y_database() {
     found "$(db_label y): $TARGET${TARGET_STATE:+, $TARGET_STATE}"
 }
 
+# In-place there is nothing to be made now, but the way back makes a database.
+in_place_way_back() {
+    target_inspect
+    [[ $TARGET_MAY_CREATE = 1 ]] || refuse \
+        "after \"kong migrations up\" the way back is a new database, and role ${SETTING[y.db.admin]} may not create one; set y.db.admin to a role that may create and rename databases"
+    found "$(db_label y), that of X itself (in-place)"
+}
+
 # Two names of one server are one server: it knows itself by a number.
 db_identity() {
     sql_row "$1" name="$2" <<<"SELECT system_identifier || ' ' || :'name' FROM pg_control_system();"
 }
 
 guard_y_node() {
-    if ! kong_admin y; then
+    if ! node_up y; then
         found "not up yet"
         return
     fi

@@ -5,7 +5,8 @@
 cmd_cp_restore() {
     no_more_arguments "$@"
     settings_load
-    need lb y.kong y.admin y.db.name
+    need lb y.kong y.admin
+    need_strategy dual-cluster
     work_dir_open step 1/1 restore phase_restore
 }
 
@@ -69,6 +70,9 @@ restore_compare() {
 
 # A dump that did not restore may be the reason, so the next run takes another.
 restore_failed() {
+    if [[ $STRATEGY = in-place ]]; then
+        failed "$1; the database that was there is kept under its other name; mend it and run \"kong-shift cp rollback\" again"
+    fi
     rm -f -- "${SETTING[work_dir]}/backup.json"
     failed "$1; X is untouched, run it again to begin with a fresh dump"
 }

@@ -3,9 +3,9 @@
 declare -A RESUME=()
 
 ## cp resume
-##     Go on with the "cp dual-cluster" or "cp rollback" that did not come to its end.
+##     Go on with the "cp dual-cluster", "cp in-place" or "cp rollback" that was cut short.
 ##     What the journal says is held against what is there. Where the two differ
-##     it stops: "cp dual-cluster" goes on from what is there, "cp rollback" gives up.
+##     it stops: the command itself goes on from what is there, "cp rollback" gives up.
 cmd_cp_resume() {
     no_more_arguments "$@"
     settings_load
@@ -19,6 +19,10 @@ cmd_cp_resume() {
         say "nothing to resume: ${RESUME[command]} came to its end at ${RESUME[time]}"
         return
     fi
+    [[ ${RESUME[command]} = "cp $STRATEGY" || ${RESUME[command]} = @(cp rollback|cp finish) ]] || refuse \
+        "the run was ${RESUME[command]}, but y.db.* and x.db.* now mean $STRATEGY; put them back"
+    [[ ${RESUME[command]} != 'cp finish' ]] || refuse \
+        "cp finish was ${RESUME[how]} in step ${RESUME[step]}; it asks for the name of the shift, so run it again yourself: kong-shift cp finish"
     say "${RESUME[command]} was ${RESUME[how]} in step ${RESUME[step]} at ${RESUME[time]}"
     confirm "this goes on with ${RESUME[command]}"
     work_dir_open resume
@@ -33,7 +37,11 @@ resume() {
         return
     fi
     resume_compare
-    dual_cluster
+    if [[ $STRATEGY = in-place ]]; then
+        in_place
+    else
+        dual_cluster
+    fi
 }
 
 # resume_read: what the journal tells of the last whole run, into RESUME.
@@ -48,14 +56,15 @@ resume_read() {
         RESUME[$name]=$value
     done < <(jq -rs '
         def done: .event == "end" and .result != "failed";
-        . as $all | ([.[] | select(.command | IN("cp dual-cluster", "cp rollback"))] | last) as $last
+        . as $all | ([.[] | select(.command | IN("cp dual-cluster", "cp in-place", "cp finish", "cp rollback"))] | last) as $last
         | if $last == null then empty else
-            ([$all[] | select(.step | IN("restore", "migrate", "start", "rename"))]) as $data
+            ([$all[] | select(.step | IN("restore", "migrate", "start", "rename", "restore-x"))]) as $data
             | {command: $last.command, step: $last.step, time: $last.time,
-                ended: (if ($last | done) and ($last.step | IN("open", "unfreeze")) then "yes" else "" end),
+                ended: (if ($last | done) and ($last.step | IN("open", "read-back", "unfreeze")) then "yes" else "" end),
                 how: (if $last | done then "interrupted after it was done" elif $last.event == "start" then "interrupted" else "ended: \($last.reason)" end),
                 done: ([$data[] | select(done and (.result | IN("kept", "already up") | not)) | .step] | last),
                 open: ($data | last | if . == null or done then null else .step end),
+                stopped: ([$all[] | select(done and (.step == "start-x" or .step == "stop" and .command != "cp rollback")) | .step] | last),
                 frozen: ([$all[] | select(done and (.step | IN("freeze", "unfreeze"))) | .step] | last),
                 versions: ([$all[] | select(.run == $last.run and .step == "preflight" and done) | "\(.x) -> \(.y)"] | last)}
             | to_entries[] | "\(.key)=\(.value // "" | gsub("[[:cntrl:]]"; " "))" end' "$SCRATCH/journal")
@@ -72,6 +81,10 @@ resume_compare() {
     [[ ${RESUME[frozen]} != freeze ]] || lb_all '.freeze.state == "on"' || resume_refuse \
         "admin writes were frozen, but are allowed now"
 
+    if [[ $STRATEGY = in-place ]]; then
+        resume_in_place
+        return
+    fi
     # A step that was cut short has its mark before or after its end.
     case ${RESUME[done]}/${RESUME[open]} in
         */restore | rename/* | /*)  return ;;
@@ -89,6 +102,15 @@ resume_compare() {
     fi
 }
 
+resume_in_place() {
+    ! [[ ${RESUME[stopped]} = stop ]] || ! node_up x || resume_refuse "CP X was stopped, but answers again"
+    [[ ${RESUME[done]} != @(migrate|start) ]] || {
+        in_place_inspect
+        [[ $IN_PLACE = migrated ]] || resume_refuse \
+            "step ${RESUME[done]} was done, but database $(db_label y) is not what \"kong migrations up\" made of it"
+    }
+}
+
 resume_refuse() {
-    refuse "$1; to go on from what is there: kong-shift cp dual-cluster; to give up: kong-shift cp rollback"
+    refuse "$1; to go on from what is there: kong-shift cp $STRATEGY; to give up: kong-shift cp rollback"
 }

@@ -1,20 +1,31 @@
-# The way back of a dual-cluster upgrade, from wherever it stands. X was only
-# ever read, so it is enough to take everything of Y out of the way.
+# The way back, from wherever the upgrade stands. Dual-cluster X was only ever
+# read, so it is enough to take everything of Y out of the way. In-place the
+# database of Y is that of X, and once "up" was begun only the dump is X.
 
 ## cp rollback
-##     Undo "cp dual-cluster", however far it came: back to X alone.
+##     Undo "cp dual-cluster" or "cp in-place", however far it came: back to X alone.
 ##     Takes all traffic off the new pool, closes the gate, stops CP Y, keeps its
-##     database under another name, looks at X, and allows admin writes again.
-##     Nothing is deleted. After a failure the same command goes on.
+##     database under another name; in-place restores the dump and starts CP X;
+##     looks at X, and allows admin writes again. Nothing is deleted. After a
+##     failure the same command goes on.
 cmd_cp_rollback() {
     no_more_arguments "$@"
     settings_load
     need_upgrade
-    confirm "this sends everything to the old pool, stops CP Y, renames database ${SETTING[y.db.name]} and allows admin writes"
+    local database="renames database ${SETTING[y.db.name]}"
+    if [[ $STRATEGY = in-place ]]; then
+        database='starts CP X'
+        ! in_place_begun || database="renames database ${SETTING[y.db.name]}, restores the dump of X in its place, starts CP X"
+    fi
+    confirm "this sends everything to the old pool, stops CP Y, $database and allows admin writes"
     work_dir_open rollback
 }
 
 rollback() {
+    if [[ $STRATEGY = in-place ]]; then
+        rollback_in_place
+        return
+    fi
     step 1/6 abort    phase_abort
     step 2/6 close    phase_close
     step 3/6 stop     phase_stop
@@ -22,6 +33,17 @@ rollback() {
     step 5/6 check-x  phase_check_x
     step 6/6 unfreeze phase_unfreeze
     say "CP X ($X_VERSION) is all there is again. To try once more: kong-shift cp dual-cluster"
+}
+
+rollback_in_place() {
+    step 1/7 abort     phase_abort
+    step 2/7 close     phase_close
+    step 3/7 stop      phase_stop
+    step 4/7 restore-x phase_restore_x
+    step 5/7 start-x   phase_start_x
+    step 6/7 check-x   phase_check_x
+    step 7/7 unfreeze  phase_unfreeze
+    say "CP X ($X_VERSION) is all there is again. To try once more: kong-shift cp in-place"
 }
 
 # One that does not answer must not keep the others from turning back; but
@@ -45,14 +67,18 @@ phase_close() {
 }
 
 phase_stop() {
-    if ! kong_admin y; then
+    if ! node_up y; then
         STEP_RESULT='already down'
         return
     fi
     [[ $KONG_DATABASE_NAME = "${SETTING[y.db.name]}" ]] || refuse \
         "y.admin ${SETTING[y.admin]} works on database $KONG_DATABASE_NAME, not on ${SETTING[y.db.name]}, so it is not CP Y and is left alone; mend y.admin"
+    if [[ $STRATEGY = in-place ]]; then
+        versions_known
+        kong_admin_is y "$Y_VERSION"
+    fi
     rollback_planes
-    node_stop
+    node_stop y
 }
 
 # Stopping CP Y harms no DP at once, but those of X would stay on what they have.
@@ -88,9 +114,75 @@ phase_rename() {
     target_rename "${SETTING[y.db.name]:0:40}-$(now %Y%m%dT%H%M%SZ)"
 }
 
+# In-place: before "up" there is nothing to be done, after it no other way. What a
+# run before this one left half done is thrown away, but never the database itself.
+phase_restore_x() {
+    if ! in_place_begun; then
+        STEP_RESULT='not needed, "kong migrations up" was never begun'
+        return
+    fi
+    in_place_dump
+    target_inspect
+    if [[ $TARGET = ours && $TARGET_BACKUP = "$BACKUP" && $TARGET_STATE = restoring ]]; then
+        target_unused "must be made anew"
+        target_drop
+        TARGET=absent
+    elif [[ $TARGET = @(ours|foreign) ]]; then
+        target_unused "must be put aside"
+        if in_place_untouched; then
+            rollback_unlock
+            rollback_forget
+            STEP_RESULT="not needed, as it was at dump $BACKUP"
+            return
+        fi
+        rollback_compare
+        target_rename "${SETTING[y.db.name]:0:40}-$(now %Y%m%dT%H%M%SZ)"
+        TARGET=absent
+    fi
+    [[ $TARGET != absent ]] || target_create
+    target_mark restoring
+    restore_run
+    digest y "$SCRATCH/y.json"
+    restore_compare
+    target_unmark
+    rollback_forget
+    evidence dump "$BACKUP"
+}
+
+# Nobody is on the database any more, so who holds the lock is dead.
+rollback_unlock() {
+    local row
+    row=$(sql_row x <<'SQL'
+WITH gone AS (DELETE FROM locks WHERE key = 'migrations' RETURNING owner)
+SELECT count(*) || ' ' || coalesce(string_agg(owner, ', '), '') FROM gone;
+SQL
+    )
+    [[ ${row%% *} = 0 ]] || evidence unlocked "${row#* }"
+}
+
+rollback_forget() {
+    rm -f -- "${SETTING[work_dir]}/in-place.json"
+    sync -- "${SETTING[work_dir]}"
+}
+
+phase_start_x() {
+    versions_known
+    if node_up x; then
+        kong_admin_is x "$X_VERSION"
+        STEP_RESULT='already up'
+    else
+        node_start x
+    fi
+    rm -f -- "${SETTING[work_dir]}/x-node.json"
+}
+
 # Only what was migrated can have been written to by anybody.
 rollback_writes() {
     [[ $TARGET_STATE = started ]] && backup_load && [[ $TARGET_BACKUP = "$BACKUP" ]] || return 0
+    rollback_compare
+}
+
+rollback_compare() {
     digest y "$SCRATCH/y.json"
     digest_compare migrated "$BASELINE" "$SCRATCH/y.json"
     [[ -z $REPLY ]] || {

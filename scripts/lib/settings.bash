@@ -11,16 +11,16 @@ declare -A SETTING_TYPE=(
     [x.db.user]=name        [y.db.user]=name
                             [y.db.admin]=name
                             [y.db.maintenance]=name
-                            [y.prefix]=path
-                            [y.start]=command
-                            [y.stop]=command
     [x.admin.ca]=path       [y.admin.ca]=path           [lb.ca]=path
     [x.admin.cert]=path     [y.admin.cert]=path         [lb.cert]=path
     [x.admin.key]=path      [y.admin.key]=path          [lb.key]=path
     [x.admin.header_file]=path  [y.admin.header_file]=path  [lb.header_file]=path
+    [x.prefix]=path         [y.prefix]=path
+    [x.start]=command       [y.start]=command
+    [x.stop]=command        [y.stop]=command
     [passfile]=path         [work_dir]=path
     [db_timeout]=seconds    [lock_timeout]=seconds
-    [start_timeout]=seconds
+    [start_timeout]=seconds [hold]=duration
 )
 readonly SETTING_TYPE
 
@@ -31,8 +31,10 @@ declare -A SETTING=(
     [y.db.maintenance]=postgres
     [work_dir]=/var/lib/kong-shift-cp
     [db_timeout]=3600       [lock_timeout]=3600
-    [start_timeout]=60
+    [start_timeout]=60      [hold]=1h
 )
+# What the settings mean: dual-cluster or, when Y has the database of X, in-place.
+STRATEGY=
 declare -A SETTING_LINE=()
 declare -a LBS=()
 declare -a WORDS=()
@@ -57,8 +59,14 @@ settings_load() {
 
     SETTING[y.db.host]=${SETTING[y.db.host]:-${SETTING[x.db.host]}}
     SETTING[y.db.port]=${SETTING[y.db.port]:-${SETTING[x.db.port]}}
+    SETTING[y.db.name]=${SETTING[y.db.name]:-${SETTING[x.db.name]}}
     SETTING[y.db.user]=${SETTING[y.db.user]:-${SETTING[x.db.user]}}
     SETTING[y.db.admin]=${SETTING[y.db.admin]:-${SETTING[y.db.user]}}
+
+    STRATEGY=in-place
+    for key in host port name; do
+        [[ ${SETTING[x.db.$key]} = "${SETTING[y.db.$key]}" ]] || STRATEGY=dual-cluster
+    done
 
     uri_encode "${SETTING[shift]}"
     SHIFT_URI=$REPLY
@@ -130,6 +138,10 @@ setting_check() {
             [[ $value =~ ^[1-9][0-9]{0,5}$ ]] \
                 || setting_error "$number" "$key must be a number of seconds from 1 to 999999, got \"$value\""
             ;;
+        duration)
+            { duration_seconds "$value" && (( REPLY >= 1 && REPLY <= 31536000 )); } || setting_error "$number" \
+                "$key must be a time from 1s to 365d like 30m or 1h30m, got \"$value\""
+            ;;
         command)
             split_words "$value" || setting_error "$number" "$key has an unbalanced quote"
             [[ -n ${WORDS[0]-} ]] || setting_error "$number" "$key names no command"
@@ -165,6 +177,13 @@ settings_credentials() {
 
 credential_error() {
     setting_error "${SETTING_LINE[$1]-0}" "$1 $2"
+}
+
+# duration_seconds TEXT: a time as nginx writes it, in seconds, into REPLY.
+duration_seconds() {
+    [[ $1 =~ ^(([0-9]{1,4})d)?(([0-9]{1,5})h)?(([0-9]{1,6})m)?(([0-9]{1,8})s?)?$ && $1 = *[0-9]* ]] || return 1
+    REPLY=$(( 10#${BASH_REMATCH[2]:-0} * 86400 + 10#${BASH_REMATCH[4]:-0} * 3600
+        + 10#${BASH_REMATCH[6]:-0} * 60 + 10#${BASH_REMATCH[8]:-0} ))
 }
 
 # uri_encode TEXT: into REPLY, fit for one segment of a path.

@@ -1,4 +1,4 @@
-# CP Y, the node.
+# The nodes: CP Y is started; CP X is stopped, and started again, in-place only.
 
 ## cp start
 ##     Start CP Y on its database and wait until it answers.
@@ -10,67 +10,91 @@ cmd_cp_start() {
 }
 
 phase_start() {
-    [[ $Y_VERSION ]] || { kong_version y; Y_VERSION=$REPLY; }
-    migrate_need
-    [[ $TARGET_STATE != restored ]] || refuse \
-        "database $(db_label y) is not migrated yet; run \"kong-shift cp migrate\" first"
+    versions_known
+    if [[ $STRATEGY = in-place ]]; then
+        in_place_may_start
+    else
+        migrate_need
+        [[ $TARGET_STATE != restored ]] || refuse \
+            "database $(db_label y) is not migrated yet; run \"kong-shift cp migrate\" first"
+    fi
 
-    if kong_admin y; then
+    if node_up y; then
         kong_admin_is y "$Y_VERSION"
         STEP_RESULT='already up'
-        return
+    else
+        if [[ $STRATEGY = in-place ]]; then
+            quarantine_guard
+        else
+            target_mark started
+        fi
+        node_start y
     fi
-    target_mark started
-    node_start
     evidence version "$KONG_VERSION"
     evidence database "$KONG_DATABASE_NAME"
+    [[ $STRATEGY != in-place ]] || quarantine_of_running
 }
 
-# node_words start|stop: the command, into WORDS.
+# node_words WHICH start|stop: the command, into WORDS.
 node_words() {
-    if [[ ${SETTING[y.$1]-} ]]; then
-        split_words "${SETTING[y.$1]}"
+    local which=$1 action=$2
+    if [[ ${SETTING[$which.$action]-} ]]; then
+        split_words "${SETTING[$which.$action]}"
         return
     fi
-    [[ ${SETTING[y.prefix]-} ]] \
-        || refuse "CP Y must be stopped first: there is neither y.stop nor y.prefix to do it with"
-    split_words "${SETTING[y.kong]}"
-    if [[ $1 = stop ]]; then
-        WORDS+=(quit -p "${SETTING[y.prefix]}")
+    [[ ${SETTING[$which.prefix]-} ]] \
+        || refuse "there is neither $which.$action nor $which.prefix in $OPT_CONFIG to $action CP ${which^} with; set one of them"
+    split_words "${SETTING[$which.kong]}"
+    if [[ $action = stop ]]; then
+        WORDS+=(quit -p "${SETTING[$which.prefix]}")
         return
     fi
-    WORDS+=(start -p "${SETTING[y.prefix]}")
-    [[ -z ${SETTING[y.conf]-} ]] || WORDS+=(-c "${SETTING[y.conf]}")
+    WORDS+=(start -p "${SETTING[$which.prefix]}")
+    [[ -z ${SETTING[$which.conf]-} ]] || WORDS+=(-c "${SETTING[$which.conf]}")
+}
+
+# node_up WHICH: the node answers. Where both have one URL, as in-place they
+# may, its version tells which of them it is.
+node_up() {
+    local version
+    kong_admin "$1" || return 1
+    [[ $STRATEGY = in-place && ${SETTING[x.admin]} = "${SETTING[y.admin]}" ]] || return 0
+    versions_known
+    [[ $1 = x ]] && version=$X_VERSION || version=$Y_VERSION
+    [[ $KONG_VERSION != "$version"* ]] || return 0
+    HTTP_ERROR="it is Kong $KONG_VERSION"
+    return 1
 }
 
 node_start() {
-    local status=0 begun=$SECONDS
+    local which=$1 version status=0 begun=$SECONDS
+    [[ $which = x ]] && version=$X_VERSION || version=$Y_VERSION
 
-    log_name y-start
-    node_words start
-    kong_run y '' "${WORDS[@]}" || status=$?
+    log_name "$which-start"
+    node_words "$which" start
+    kong_run "$which" '' "${WORDS[@]}" || status=$?
     (( status == 0 )) || failed \
-        "starting CP Y ended with $status: $(log_says "$KONG_LOG"); log: $KONG_LOG"
+        "starting CP ${which^} ended with $status: $(log_says "$KONG_LOG"); log: $KONG_LOG"
 
-    until kong_admin y; do
-        (( SECONDS - begun < SETTING[start_timeout] )) || failed \
-            "CP Y was started, but y.admin ${SETTING[y.admin]} does not answer within ${SETTING[start_timeout]} s: $HTTP_ERROR; log: $KONG_LOG"
-        progress "waiting for CP Y to answer"
+    until node_up "$which"; do
+        (( SECONDS - begun < SETTING[start_timeout] )) || failed "CP ${which^} was started, but $which.admin \
+${SETTING[$which.admin]} does not answer within ${SETTING[start_timeout]} s: $HTTP_ERROR; log: $KONG_LOG"
+        progress "waiting for CP ${which^} to answer"
         sleep 0.2
     done
-    kong_admin_is y "$Y_VERSION"
+    kong_admin_is "$which" "$version"
 }
 
 node_stop() {
-    local status=0 begun=$SECONDS
+    local which=$1 status=0 begun=$SECONDS
 
-    log_name y-stop
-    node_words stop
-    kong_run y '' "${WORDS[@]}" || status=$?
-    while kong_admin y; do
+    log_name "$which-stop"
+    node_words "$which" stop
+    kong_run "$which" '' "${WORDS[@]}" || status=$?
+    while node_up "$which"; do
         (( SECONDS - begun < SETTING[start_timeout] )) || failed \
-            "CP Y does not stop (exit code $status): $(log_says "$KONG_LOG")"
-        progress "waiting for CP Y to end"
+            "CP ${which^} does not stop (exit code $status): $(log_says "$KONG_LOG")"
+        progress "waiting for CP ${which^} to end"
         sleep 0.2
     done
 }

@@ -67,15 +67,23 @@ SQL
 # answers of paged lists, could change under the clients' feet.
 target_create() {
     local row encoding collate ctype
-    row=$(sql_row x <<'SQL'
-SELECT pg_encoding_to_char(encoding), datcollate, datctype FROM pg_database WHERE datname = current_database();
-SQL
-    )
+    if [[ $STRATEGY = in-place ]]; then
+        row=$(x_saved .encoding)
+        [[ $row = *'|'*'|'* ]] || failed "${SETTING[work_dir]}/x-node.json does not tell the encoding of database ${SETTING[x.db.name]}"
+    else
+        row=$(database_encoding)
+    fi
     IFS='|' read -r encoding collate ctype <<<"$row"
     sql y-admin name="${SETTING[y.db.name]}" owner="${SETTING[y.db.user]}" \
         encoding="$encoding" collate="$collate" ctype="$ctype" <<'SQL'
 SELECT format('CREATE DATABASE %I OWNER %I TEMPLATE template0 ENCODING %L LC_COLLATE %L LC_CTYPE %L',
     :'name', :'owner', :'encoding', :'collate', :'ctype') \gexec
+SQL
+}
+
+database_encoding() {
+    sql_row x <<'SQL'
+SELECT pg_encoding_to_char(encoding), datcollate, datctype FROM pg_database WHERE datname = current_database();
 SQL
 }
 
@@ -89,7 +97,7 @@ take them away first: kong-shift abort"
 
     if kong_admin y && [[ $KONG_DATABASE_NAME = "${SETTING[y.db.name]}" ]]; then
         say "      stopping CP Y, its database is made anew"
-        node_stop
+        node_stop y
     fi
     target_unused "must be made anew"
     (( TARGET_MAY_CREATE )) || refuse \
@@ -99,10 +107,21 @@ drop it and create it empty, owned by ${SETTING[y.db.user]}, or set y.db.admin"
     if [[ $TARGET_STATE = started ]]; then
         target_rename "${SETTING[y.db.name]:0:40}-$(now %Y%m%dT%H%M%SZ)"
     else
-        sql y-admin name="${SETTING[y.db.name]}" <<'SQL'
+        target_drop
+    fi
+}
+
+target_drop() {
+    sql y-admin name="${SETTING[y.db.name]}" <<'SQL'
 SELECT format('DROP DATABASE %I', :'name') \gexec
 SQL
-    fi
+}
+
+# In-place the database ends as what it was, X's own.
+target_unmark() {
+    sql y-admin name="${SETTING[y.db.name]}" <<'SQL'
+SELECT format('COMMENT ON DATABASE %I IS NULL', :'name') \gexec
+SQL
 }
 
 # target_unused WHY: nobody has a session on it.

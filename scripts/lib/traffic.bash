@@ -41,7 +41,7 @@ weight_gate() {
     local i
     for i in "${!LBS[@]}"; do
         [[ $(lb_field "$i" .gate.state) != closed ]] || refuse \
-            "${LBS[i]}: the gate is closed, nothing may go to the new pool before the CP phase passed: kong-shift cp dual-cluster"
+            "${LBS[i]}: the gate is closed, nothing may go to the new pool before the CP phase passed: kong-shift cp $STRATEGY"
     done
 }
 

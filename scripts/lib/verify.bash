@@ -11,9 +11,14 @@ cmd_cp_verify() {
 
 phase_verify() {
     backup_need
-    drift_of_x y "$SCRATCH/y.json"
-    [[ -z $REPLY ]] || failed "database $(db_label x) was written to after the dump: $REPLY; \
+    if [[ $STRATEGY = in-place ]]; then
+        in_place_may_start
+        digest y "$SCRATCH/y.json"
+    else
+        drift_of_x y "$SCRATCH/y.json"
+        [[ -z $REPLY ]] || failed "database $(db_label x) was written to after the dump: $REPLY; \
 run \"kong-shift cp dual-cluster\" again for a fresh copy"
+    fi
 
     digest_compare migrated "$BASELINE" "$SCRATCH/y.json"
     [[ -z $REPLY ]] || failed \
@@ -24,11 +29,12 @@ run \"kong-shift cp dual-cluster\" again for a fresh copy"
 
     verify_node
     plugins_verify
+    [[ $STRATEGY != in-place ]] || quarantine_proof
 }
 
 verify_node() {
     [[ $Y_VERSION ]] || { kong_version y; Y_VERSION=$REPLY; }
-    kong_admin y || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
+    node_up y || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
     kong_admin_is y "$Y_VERSION"
     admin_call y GET /status || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
     [[ $HTTP_STATUS = 200 && $(field .database.reachable) = true ]] || failed \

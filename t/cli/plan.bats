@@ -90,6 +90,7 @@ without_dps() { sql_x 'DELETE FROM clustering_data_planes'; }
     sql_x "INSERT INTO locks (key, owner, ttl) VALUES ('migrations', 'another-node', now() + interval '1 hour')"
     set_conf y.prefix "$RUN/cp_x"
     set_conf y.db.name kong_x
+    set_conf y.db.host localhost
     dp_row '3 hours' "$X_VERSION"
     plan 3
     sql_x 'DELETE FROM locks'
@@ -288,7 +289,7 @@ EOF2
 @test "--force: only of a guard that may be forced, only where guards are asked" {
     run kong_shift plan --force migrations
     [ "$status" -eq 2 ]
-    [[ $output == *'these may: path data-planes certificate space'* ]]
+    [[ $output == *'these may: path major data-planes certificate quarantine space'* ]]
     run kong_shift status --force path
     [ "$status" -eq 2 ]
     run kong_shift plan --force

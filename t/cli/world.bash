@@ -217,3 +217,28 @@ FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
     AND relname NOT IN ('clustering_data_planes', 'cluster_events', 'locks') ORDER BY relname \gexec
 SQL
 }
+
+# in_place_world: after world_start; keeps a copy of the database of X.
+in_place_world() {
+    # shellcheck source=/dev/null
+    . "$(<"$BATS_FILE_TMPDIR/run")/world"
+    "${KONG[x]}" stop -p "$RUN/cp_x" >/dev/null
+    pg_psql -c 'CREATE DATABASE kong_kept TEMPLATE kong_x OWNER kong'
+    sed -i 's/^pg_database = .*/pg_database = kong_x/' "$RUN/cp_y.conf"
+}
+
+# in_place_reset: instead of world_reset; the settings mean in-place.
+in_place_reset() {
+    Y_NAME=kong_x
+    world_enter
+    "${KONG[x]}" stop -p "$RUN/cp_x" >/dev/null 2>&1 || true
+    world_reset
+    pg_psql <<'SQL' >/dev/null
+SELECT format('DROP DATABASE %I WITH (FORCE)', datname) FROM pg_database WHERE datname LIKE 'kong_x%' \gexec
+CREATE DATABASE kong_x TEMPLATE kong_kept OWNER kong;
+SQL
+    node_start x cp_x 3>&-
+    wait_cp cp_x
+    set_conf x.prefix "$RUN/cp_x"
+    sed -i '/^y.db.name/d' "$CONF"
+}
