@@ -170,7 +170,7 @@ EOF
 
     # TERM ends it and everything it started
     kill -TERM "$pid"
-    run wait $!
+    wait $! || true
     [ "$(pgrep -c -f 'sleep 300' -P "$pid")" -eq 0 ]
     journal_has '.step == "migrate" and .reason == "interrupted by a signal"'
     [ "$(get gate .state)" = closed ]
