@@ -2,7 +2,7 @@
 #
 # The demo's own tools: what they call a success must be one.
 
-# shellcheck disable=SC2016,SC2034
+# shellcheck disable=SC2016,SC2030,SC2031,SC2034
 
 setup() {
     cd "$BATS_TEST_DIRNAME/../.." || exit
@@ -93,6 +93,23 @@ X-Kong-Shift-Pool: old\r\nX-Kong-Shift-Generation: 4\r\n\r\nok'
 @test "verdict: a weight without requests fails the run" {
     run judge 'del(.generations["3"])'
     [ "$status" -eq 1 ]
+}
+
+# demo_says: what the demo says until it starts nginx.
+demo_says() {
+    printf '#!/bin/sh\necho Kong 3.9.9\n' >"$RUN/kong"
+    printf '#!/bin/sh\nkill -TERM "$PPID"\n' >"$RUN/nginx"
+    chmod +x "$RUN/kong" "$RUN/nginx"
+    TEST_NGINX_BINARY=$RUN/nginx run "$@" scripts/demo
+    echo "$output"
+    [ "$status" -eq 143 ]
+}
+
+@test "demo: stand-ins are called so, and nothing else is" {
+    demo_says env KONG_X="$RUN/kong" KONG_Y="$RUN/kong"
+    [[ $output == *'hybrid upgrade of Kong 3.9.9 to 3.9.9'* && $output != *stand-in* ]]
+    demo_says env -u KONG_X -u KONG_Y
+    [[ $output == *'3.8.1 to 3.9.3, with stand-ins'* ]]
 }
 
 @test "load: counts by version, pool and generation" {

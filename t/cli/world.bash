@@ -5,7 +5,7 @@
 #   setup()         { world_reset; }
 #   teardown_file() { world_stop; }
 #
-# KONG_X and KONG_Y name two other kong executables.
+# KONG_X and KONG_Y name two other kong executables, taken where their versions fit.
 
 ROOT=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
 
@@ -41,15 +41,10 @@ world_balancer() {
     world_save
 }
 
-# world_start [X Y]: versions of the stand-in.
+# world_start [X Y]: of these versions.
 world_start() {
     world_folder
-    KONG[x]=$ROOT/t/kong/${1:-3.8.1}/kong
-    KONG[y]=$ROOT/t/kong/${2:-3.9.3}/kong
-    if (( $# == 0 )); then
-        KONG[x]=$(realpath "${KONG_X:-${KONG[x]}}")
-        KONG[y]=$(realpath "${KONG_Y:-${KONG[y]}}")
-    fi
+    world_kong "$@"
     unset "${!KONG_@}"
     X_VERSION=$(node_version x)
     Y_VERSION=$(node_version y)
@@ -69,6 +64,16 @@ world_start() {
     world_seed
     world_nginx
     world_save
+}
+
+# KONG_X and KONG_Y, unless a test wants other versions than they are.
+world_kong() {
+    KONG[x]=$(realpath "${KONG_X:-$ROOT/t/kong/${1:-3.8.1}/kong}")
+    KONG[y]=$(realpath "${KONG_Y:-$ROOT/t/kong/${2:-3.9.3}/kong}")
+    if (( $# == 2 )) && [[ "$(node_version x) $(node_version y)" != "$1 $2" ]]; then
+        KONG[x]=$ROOT/t/kong/$1/kong
+        KONG[y]=$ROOT/t/kong/$2/kong
+    fi
 }
 
 world_seed() {
