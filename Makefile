@@ -23,6 +23,7 @@ FUZZ_TARGETS	:= $(patsubst t/fuzz/%.c,build/fuzz/%,\
 		     $(wildcard t/fuzz/fuzz_*.c))
 FUZZ_SECONDS	= 60
 TEST_NGINX	:= build/test-nginx
+GENERATED	:= build/kong-shift.8 build/kong-shift.completion
 
 ifeq ($(NGINX_SRC),)
 TREE		:= build/nginx
@@ -52,14 +53,14 @@ ASAN_CC_OPT	= -O1 -g $(SANITIZE) -DNGX_DEBUG_PALLOC=1 \
 
 
 help:		## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' \
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' \
 	    $(firstword $(MAKEFILE_LIST))
 
 deps:		## install the Debian packages needed, if any is missing
 	@scripts/deps
 
 build:		## build/ngx_kong_shift_module.so; NGINX_SRC=TREE: for that nginx
-build: $(SO)
+build: $(SO) $(GENERATED)
 
 test:		## everything that proves it: unit, lint, bats, Test::Nginx
 test: unit lint cli http
@@ -110,13 +111,20 @@ lint: build
 	@scripts/lint '$(TREE)' $(WARNINGS)
 
 install:	## module and script to DESTDIR, MODULES_DIR, PREFIX
-install: build
+install: build install-script
 	install -D -m 644 $(SO) '$(DESTDIR)$(MODULES_DIR)/$(notdir $(SO))'
+
+install-script:	## the script alone, with manual page and completion
+install-script: $(GENERATED)
 	install -d '$(DESTDIR)$(PREFIX)/lib/kong-shift/lib' \
 	    '$(DESTDIR)$(PREFIX)/bin'
 	install -m 755 scripts/kong-shift '$(DESTDIR)$(PREFIX)/lib/kong-shift'
 	install -m 644 scripts/lib/* '$(DESTDIR)$(PREFIX)/lib/kong-shift/lib'
 	ln -sf ../lib/kong-shift/kong-shift '$(DESTDIR)$(PREFIX)/bin/kong-shift'
+	install -D -m 644 build/kong-shift.8 \
+	    '$(DESTDIR)$(PREFIX)/share/man/man8/kong-shift.8'
+	install -D -m 644 build/kong-shift.completion \
+	    '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/kong-shift'
 
 clean:		## remove build/
 	rm -rf build
@@ -152,6 +160,15 @@ $(SO): $(TREE)/objs/Makefile $(SOURCES)
 	$(MAKE) -s -C $(TREE) -f objs/Makefile $(if $(NGINX_SRC),,modules)
 	cp $(TREE)/objs/$(notdir $(SO)) $@.new
 	mv $@.new $@
+
+SCRIPT		:= scripts/kong-shift $(wildcard scripts/lib/*.bash)
+build/kong-shift.8: scripts/man-page docs/settings.md CHANGES $(SCRIPT)
+	@mkdir -p build
+	scripts/man-page > $@
+
+build/kong-shift.completion: scripts/completion $(SCRIPT)
+	@mkdir -p build
+	scripts/completion > $@
 
 build/asan/.built: config $(SOURCES) build/nginx-source build/.flavor
 	rm -rf build/asan
@@ -214,4 +231,4 @@ purity: $(CORE_SOURCES) | deps
 FORCE:
 
 .PHONY: help deps build test demo unit cli http asan fuzz memcheck cost lint \
-	install clean purity FORCE
+	install install-script clean purity FORCE

@@ -77,3 +77,80 @@ options() {
     run kong_shift nope
     [ "$output" = 'kong-shift: unknown command "nope"; see "kong-shift help"' ]
 }
+
+# Text of the manual page, a line a paragraph, without styles.
+manual() {
+    groff -man -ww -Tascii -rLL=5000n kong-shift.8 2>warnings | sed 's/.\x08//g; s/\x1b\[[0-9;]*m//g; s/^ *//'
+}
+
+@test "the manual page has every command, option, exit code, guard and setting, and no fault" {
+    local name kind
+    "$ROOT/scripts/man-page" >kong-shift.8
+    manual >text
+    cat warnings
+    [ ! -s warnings ]
+    # "TAG text" in one line if the tag is short, else in two.
+    while IFS= read -r name; do
+        echo "$name"
+        grep -qE -e "^(-[a-z], )?$name( [A-Z]+| \[[A-Z]+\])?( +[A-Z]|$)" text
+    done < <(commands; options; grep -h -o '^readonly EXIT_[A-Z]*=[0-9]*' "$ROOT/scripts/lib/log.bash" | cut -d= -f2)
+    while IFS= read -r name; do
+        echo "$name"
+        grep -qE -e "(^|, )$name(,| |$)" text
+    done < <(bash -c '. "$1/scripts/lib/settings.bash"; . "$1/scripts/lib/guards.bash"
+        printf "%s\n" "${!SETTING_TYPE[@]}" "${GUARDS[@]}"' - "$ROOT")
+    # Its text is the text of the help.
+    kong_shift help cp rollback | sed 1d | while IFS= read -r name; do
+        tr -s '\n ' '  ' <text | grep -qF -e "$(tr -s ' ' <<<"${name# *}")"
+    done
+}
+
+# completes WORD...: what is offered for the last one, sorted, in one line.
+completes() {
+    bash -uc '. ./completion; shift 0
+        COMP_WORDS=(kong-shift "$@") COMP_CWORD=$# COMPREPLY=()
+        _kong_shift kong-shift "${!#}" "${COMP_WORDS[$#-1]}"
+        (( ${#COMPREPLY[@]} == 0 )) || printf "%s\n" "${COMPREPLY[@]}" | sort | paste -s -d " "' - "$@"
+}
+
+@test "completion: commands, their second words, options, guards, files" {
+    local list
+    "$ROOT/scripts/completion" >completion
+    touch settings.conf 'set tings.conf'
+    [ "$(bash -c '. ./completion; complete -p kong-shift')" = 'complete -F _kong_shift kong-shift' ]
+
+    list=$(commands | cut -d ' ' -f 1 | sort -u | paste -s -d ' ')
+    [ "$(completes '')" = "$list" ]
+    [ "$(completes --yes -c settings.conf '')" = "$list" ]
+    [ "$(completes help '')" = "$list" ]
+    list=$(commands | sed -n 's/^cp //p' | sort | paste -s -d ' ')
+    [ "$(completes cp '')" = "$list" ]
+    [ "$(completes --force space cp '')" = "$list" ]
+    [ "$(completes help cp '')" = "$list" ]
+    [ "$(completes cp du)" = dual-cluster ]
+    [ "$(completes dp '')" = list ]
+    [ "$(completes cp status '')" = '' ]
+    [ "$(completes weight '')" = '' ]
+
+    [ "$(completes cp dual-cluster --y)" = --yes ]
+    for list in $(options); do
+        [[ " $(completes cp status -) " == *" $list "* ]]
+    done
+    list=$(bash -c '. "$1/scripts/lib/guards.bash"; printf "%s\n" "${GUARDS_FORCEABLE[@]}"' - "$ROOT" | sort | paste -s -d ' ')
+    [ "$(completes cp dual-cluster --force '')" = "$list" ]
+    [ "$(completes --force = '')" = "$list" ]
+    [ "$(completes --force =)" = "$list" ]
+    [ "$(completes --force = spa)" = space ]
+
+    [ "$(completes -c set)" = 'set tings.conf settings.conf' ]
+    [ "$(completes --config = sett)" = settings.conf ]
+    [ "$(completes cp status --config sett)" = settings.conf ]
+}
+
+@test "make install-script puts command, manual page and completion in place" {
+    env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS make -s -C "$ROOT" install-script DESTDIR="$PWD/root" PREFIX=/usr >/dev/null
+    cmp root/usr/share/man/man8/kong-shift.8 <("$ROOT/scripts/man-page")
+    cmp root/usr/share/bash-completion/completions/kong-shift <("$ROOT/scripts/completion")
+    root/usr/bin/kong-shift help | cmp - <(kong_shift help)
+    [ -z "$(find root -newermt 1970-01-01 -perm /022 ! -type l)" ]
+}
