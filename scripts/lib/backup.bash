@@ -1,7 +1,8 @@
 # The dump of X and, of the very same snapshot, the digest of every table: the
 # baseline that both the copy and X itself are held to from then on.
-#   work_dir/x-TIME.dump            pg_dump -Fc
-#   work_dir/x-TIME.digest.json     the baseline
+#   work_dir/x-TIME.dump            pg_dump -Fc; with jobs a folder, pg_dump -Fd
+#   work_dir/x-TIME.digest.json     the baseline, and of each row
+#   work_dir/x-TIME.rows            its key and its digest
 #   work_dir/backup.json            which of them counts, written last
 
 BACKUP=
@@ -9,7 +10,6 @@ BACKUP_SHA256=
 BACKUP_SOURCE=
 DUMP=
 BASELINE=
-readonly DUMP_OPTIONS=(-Fc -w --lock-wait-timeout=60s)
 
 ## cp backup
 ##     Dump the database of X into work_dir, with a digest of the same snapshot.
@@ -21,7 +21,7 @@ cmd_cp_backup() {
 }
 
 phase_backup() {
-    local dir=${SETTING[work_dir]} identity id
+    local dir=${SETTING[work_dir]} identity id part
 
     # After "up" of in-place there is no X but that in the dump.
     if in_place_begun; then
@@ -38,22 +38,18 @@ phase_backup() {
     fi
 
     id=x-$(now %Y%m%dT%H%M%SZ)
-    rm -f -- "$dir"/x-*.tmp
-    backup_take "$dir/$id.dump.tmp" "$dir/$id.digest.json.tmp"
-    pg_restore -l "$dir/$id.dump.tmp" >"$SCRATCH/list" 2>"$SCRATCH/list.err" \
-        || failed "the dump cannot be read back: $(log_says "$SCRATCH/list.err")"
-    [[ $(<"$SCRATCH/list") =~ TABLE\ DATA\ [^$'\n']*\ schema_meta\  ]] \
-        || failed "the dump holds no data of schema_meta, so it is not a whole Kong database"
-
-    sync -- "$dir/$id.dump.tmp" "$dir/$id.digest.json.tmp"
-    mv -- "$dir/$id.dump.tmp" "$dir/$id.dump"
-    mv -- "$dir/$id.digest.json.tmp" "$dir/$id.digest.json"
+    rm -rf -- "$dir"/x-*.tmp.*
+    backup_take "$dir/$id.tmp"
+    for part in dump digest.json rows; do
+        rm -rf -- "$dir/$id.$part"
+        mv -- "$dir/$id.tmp.$part" "$dir/$id.$part"
+    done
     jq -n --arg id "$id" --arg source "$identity" --arg sha256 "$(backup_sha256 "$dir/$id.dump")" \
         '{$id, $source, $sha256}' | save "$dir/backup.json"
     backup_load || failed "$dir/backup.json does not say what was just written to it"
     evidence dump "$BACKUP"
     evidence sha256 "$BACKUP_SHA256"
-    say "      $DUMP, $(stat -c %s -- "$DUMP") bytes"
+    say "      $DUMP, $(backup_bytes) bytes"
 }
 
 # backup_load: false when there is none yet.
@@ -63,58 +59,86 @@ backup_load() {
     fields=$(jq -r '.id, .sha256, .source' "$dir/backup.json" 2>/dev/null) || return 1
     { read -r BACKUP; read -r BACKUP_SHA256; IFS= read -r BACKUP_SOURCE; } <<<"$fields" || return 1
     DUMP=$dir/$BACKUP.dump BASELINE=$dir/$BACKUP.digest.json
-    [[ -f $DUMP && -f $BASELINE ]]
+    [[ -e $DUMP && -f $BASELINE && -f $dir/$BACKUP.rows ]]
 }
 
+# backup_sha256 DUMP: of a folder, that of the sums of its files.
 backup_sha256() {
     local sum
-    sum=$(sha256sum <"$1")
+    if [[ -d $1 ]]; then
+        sum=$(cd -- "$1" && sha256sum -- * | sha256sum)
+    else
+        sum=$(sha256sum <"$1")
+    fi
     [[ $sum =~ ^[0-9a-f]{64}\  ]] || failed "sha256sum of $1 printed no sum"
     printf '%s' "${sum%% *}"
+}
+
+backup_bytes() {
+    du -sb -- "$DUMP" 2>/dev/null | cut -f 1
 }
 
 # backup_is_good IDENTITY: of this database, undamaged, and X has not changed since.
 backup_is_good() {
     [[ $BACKUP_SOURCE = "$1" && $(backup_sha256 "$DUMP") = "$BACKUP_SHA256" ]] || return 1
-    drift_of_x
+    drift_of x
     [[ -z $REPLY ]]
 }
 
-# drift_of_x [WHICH FILE]: what changed in X since the baseline, into REPLY; empty
-# is good. With the digest of another database made at the same time.
-drift_of_x() {
-    digest x "$SCRATCH/x.json" "$@"
-    digest_compare drift "$BASELINE" "$SCRATCH/x.json"
-}
-
-# backup_take DUMP DIGEST: both from one snapshot. The session that exports it
-# must stay open until pg_dump has taken it over, so that session starts pg_dump.
+# backup_take BASE: BASE.dump, BASE.digest.json and BASE.rows, on the disk.
 backup_take() {
-    local dump=$1 digest=$2 status
-
-    run_long backup_session "$dump" "$digest.lines"
-    status=$(cat "$SCRATCH/dump.status" 2>/dev/null) || true
-    [[ $status = 0 ]] || failed \
-        "pg_dump of database $(db_label x) ended with ${status:-no result}: $(log_says "$SCRATCH/dump.err")"
-    jq -se 'if any(.[]; .table == "schema_meta") then . else error end' "$digest.lines" >"$digest" \
-        || failed "the digest of database $(db_label x) is not readable"
-    rm -f -- "$digest.lines"
+    local base=$1 status=0
+    DUMP=$base.dump
+    PROGRESS_BY=backup_progress
+    run_long backup_session "$base" || status=$?
+    PROGRESS_BY=
+    if (( status != 0 )); then
+        # What is cut short must not take the room that the journal needs.
+        rm -rf -- "$base".*
+        exit "$status"
+    fi
+    digest_keep x "$base.digest.json"
+    pg_restore -l "$DUMP" >"$SCRATCH/list" 2>"$SCRATCH/list.err" \
+        || failed "the dump cannot be read back: $(log_says "$SCRATCH/list.err")"
+    [[ $(<"$SCRATCH/list") =~ TABLE\ DATA\ [^$'\n']*\ schema_meta\  ]] \
+        || failed "the dump holds no data of schema_meta, so it is not a whole Kong database"
+    find "$base".* -exec sync -- {} + || failed "the dump $DUMP cannot be brought to the disk"
 }
 
+backup_progress() {
+    local bytes
+    bytes=$(backup_bytes) || bytes=
+    REPLY="pg_dump: $(mebibytes "${bytes:-0}")"
+}
+
+# backup_session BASE: dump and baseline side by side, of one snapshot, which is
+# there as long as the session that exports it.
 backup_session() {
-    export KONG_SHIFT_DUMP=$1 KONG_SHIFT_SCRATCH=$SCRATCH
-    # The empty files are what is read if pg_dump is never reached.
-    : >"$SCRATCH/dump.err"
-    rm -f -- "$SCRATCH/dump.status"
-    { backup_sql; digest_sql; echo 'COMMIT;'; } | sql x >"$2"
+    local base=$1 snapshot='' status=0
+    coproc HOLDER { sql x 2>"$SCRATCH/holder"; }
+    printf '%s\n' 'BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;' 'SET LOCAL idle_in_transaction_session_timeout = 0;' \
+        'SELECT pg_export_snapshot();' >&"${HOLDER[1]}" || true
+    IFS= read -r snapshot <&"${HOLDER[0]}" || true
+    if [[ -z $snapshot ]]; then
+        wait "$HOLDER_PID" || status=$?
+        cat -- "$SCRATCH/holder" >&2
+        return $(( status ? status : EXIT_UNKNOWN ))
+    fi
+    child backup_dump "$base.dump" "$snapshot"
+    baseline_begin x "$base" "$snapshot"
+    children_wait
 }
 
-backup_sql() {
-    cat <<SQL
-BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;
-SET LOCAL idle_in_transaction_session_timeout = 0;
-SELECT pg_export_snapshot() AS snapshot \\gset
-\\setenv KONG_SHIFT_SNAPSHOT :snapshot
-\\! pg_dump ${DUMP_OPTIONS[*]} --snapshot="\$KONG_SHIFT_SNAPSHOT" -f "\$KONG_SHIFT_DUMP" >"\$KONG_SHIFT_SCRATCH/dump.err" 2>&1; echo \$? >"\$KONG_SHIFT_SCRATCH/dump.status"
-SQL
+# backup_dump FILE SNAPSHOT
+backup_dump() {
+    local status=0
+    dump_words
+    with_db x "${WORDS[@]}" --snapshot="$2" -f "$1" >"$SCRATCH/dump.err" 2>&1 || status=$?
+    (( status == 0 )) || failed "pg_dump of database $(db_label x) ended with $status: $(log_says "$SCRATCH/dump.err")"
+}
+
+dump_words() {
+    WORDS=(pg_dump -Fc)
+    (( SETTING[jobs] == 1 )) || WORDS=(pg_dump -Fd -j "${SETTING[jobs]}")
+    WORDS+=(-w --lock-wait-timeout=60s)
 }

@@ -3,6 +3,7 @@
 #   rows, all    every row, every column: what a dump must carry over
 #   kept, same   without the rows that expire by themselves: what only an admin changes
 #   keys         the primary keys of those: what a migration must not lose
+#   columns      each column of those, where asked for: what a migration must not change
 # and one line per kind of object beside the tables.
 
 # Written by a control plane on its own, so neither compared after the dump nor
@@ -13,13 +14,17 @@ readonly DB_VOLATILE=("${DB_PURGED[@]}" clustering_rpc_requests clustering_sync_
     ratelimiting_metrics response_ratelimiting_metrics sessions oauth2_tokens oauth2_authorization_codes
     acme_storage)
 
+# Columns that migrations of Kong are known to rewrite: regex paths get their "~"
+# (3.0), plugins their new fields (3.0, 3.6 and later).
+readonly DB_REWRITTEN=(routes.paths plugins.config)
+
 # Tables that a migration removes, their content having moved elsewhere.
 readonly DB_REPLACED=(ttls vaults_beta)
 
 # The SQL runs within a repeatable-read transaction. How a row reads as text
 # depends on the session, hence the settings. The digests of the rows are added
 # up, so that neither the order of rows nor the size of a table matters.
-digest_sql() {
+digest_session_sql() {
     cat <<'SQL'
 SET LOCAL statement_timeout = 0;
 SET LOCAL search_path = pg_catalog;
@@ -28,8 +33,14 @@ SET LOCAL DateStyle = 'ISO';
 SET LOCAL IntervalStyle = 'postgres';
 SET LOCAL extra_float_digits = 3;
 SET LOCAL bytea_output = 'hex';
+SQL
+}
 
-WITH tables AS (
+# The tables: label, name as SQL takes it, columns of the primary key, and the
+# condition for rows that do not expire by themselves.
+digest_tables_sql() {
+    cat <<'SQL'
+WITH found AS (
     SELECT c.oid, n.nspname, c.relname,
         (SELECT string_agg(format('kong_shift_row.%I', a.attname), ',' ORDER BY array_position(i.indkey::int2[], a.attnum))
             FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])
@@ -41,25 +52,42 @@ WITH tables AS (
     WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition
         AND n.nspname NOT LIKE 'pg\_%' AND n.nspname <> 'information_schema'
 ), expiring AS (
-    SELECT coalesce(string_agg(quote_literal(relname), ','), '''''') AS names FROM tables WHERE lasting IS NOT NULL
+    SELECT coalesce(string_agg(quote_literal(relname), ','), quote_literal('')) AS names FROM found WHERE lasting IS NOT NULL
+), tables AS (
+    SELECT oid, format('%I.%I', nspname, relname) AS name,
+        CASE nspname WHEN 'public' THEN '' ELSE nspname || '.' END || relname AS label,
+        coalesce(key, 'kong_shift_row') AS key,
+        -- Triggers keep one row in tags for each row of the others.
+        coalesce(lasting, CASE relname WHEN 'tags' THEN format('kong_shift_row.entity_name NOT IN (%s)', names) END, 'true') AS lasting
+    FROM found, expiring
 )
+SQL
+}
+
+# digest_sql [columns]: with that, also a digest of each column, of 64 bits and
+# seeded with the key of the row: what to compare by when columns came or went.
+digest_sql() {
+    digest_session_sql
+    printf '\\set columns %s\n' "${1:-none}"
+    digest_tables_sql
+    cat <<'SQL'
 SELECT format($f$
     SELECT json_build_object('table', %L, 'rows', count(*), 'kept', count(*) FILTER (WHERE lasting),
         'all', concat_ws(':', sum(row1), sum(row2)),
         'same', concat_ws(':', sum(row1) FILTER (WHERE lasting), sum(row2) FILTER (WHERE lasting)),
-        'keys', concat_ws(':', sum(key1) FILTER (WHERE lasting), sum(key2) FILTER (WHERE lasting)))
-    FROM (SELECT lasting,
+        'keys', concat_ws(':', sum(key1) FILTER (WHERE lasting), sum(key2) FILTER (WHERE lasting))%s)
+    FROM (SELECT *,
             ('x' || left(row_digest, 16))::bit(64)::bigint AS row1, ('x' || right(row_digest, 16))::bit(64)::bigint AS row2,
             ('x' || left(key_digest, 16))::bit(64)::bigint AS key1, ('x' || right(key_digest, 16))::bit(64)::bigint AS key2
-        FROM (SELECT md5(kong_shift_row::text) AS row_digest, md5(ROW(%s)::text) AS key_digest, %s AS lasting
-            FROM %I.%I AS kong_shift_row OFFSET 0) AS digests) AS halves
-    $f$,
-    CASE nspname WHEN 'public' THEN '' ELSE nspname || '.' END || relname,
-    coalesce(key, 'kong_shift_row'),
-    -- Triggers keep one row in tags for each row of the others.
-    coalesce(lasting, CASE relname WHEN 'tags' THEN format('kong_shift_row.entity_name NOT IN (%s)', names) END, 'true'),
-    nspname, relname)
-FROM tables, expiring ORDER BY relname
+        FROM (SELECT kong_shift_row, md5(kong_shift_row::text) AS row_digest, md5(ROW(%s)::text) AS key_digest, %s AS lasting
+            FROM %s AS kong_shift_row OFFSET 0) AS digests) AS halves
+    $f$, label, columns, key, lasting, name)
+FROM tables LEFT JOIN LATERAL (
+    SELECT format(', ''columns'', json_object(ARRAY[%s]::text[], ARRAY[%s]::text[])', string_agg(quote_literal(attname), ','),
+        string_agg(format('coalesce(sum(hashtextextended((kong_shift_row).%I::text COLLATE "C", key1)) FILTER (WHERE lasting), 0)',
+            attname), ',')) AS columns
+    FROM pg_attribute WHERE attrelid = tables.oid AND attnum > 0 AND NOT attisdropped HAVING :'columns' = 'columns') AS c ON true
+ORDER BY label
 \gexec
 
 SELECT json_build_object('object', kind, 'rows', count(*), 'all', md5(string_agg(def, E'\n' ORDER BY def)))
@@ -83,46 +111,89 @@ FROM (
 SQL
 }
 
+# digest_rows_sql: the rows behind the digests, a line of JSON each: table, key,
+# digest. psql's :tables are the labels wanted, a line each, or empty for all;
+# :volatile is left out.
+digest_rows_sql() {
+    digest_session_sql
+    digest_tables_sql
+    cat <<'SQL'
+SELECT format('SELECT json_build_array(%L, %s, md5(kong_shift_row::text)) FROM %s AS kong_shift_row WHERE %s', label,
+    -- A row without a key may hold anything, so it is not for showing.
+    CASE key WHEN 'kong_shift_row' THEN 'md5(kong_shift_row::text)' ELSE format('ROW(%s)::text', key) END, name, lasting)
+FROM tables
+WHERE (:'tables' = '' OR label = ANY (string_to_array(:'tables', E'\n')))
+    AND substring(label FROM '[^.]*$') <> ALL (string_to_array(:'volatile', ' '))
+\gexec
+SQL
+}
+
 # digest WHICH FILE [WHICH FILE]: of the database, or of two at once, as it is now.
 digest() {
     # Whoever asks whether something holds has switched "set -e" off for us.
     run_long digest_children "$@" || exit
     while (( $# > 0 )); do
-        jq -s . "$2.lines" >"$2" || failed "the digest of database $(db_label "$1") is not readable"
+        digest_keep "$1" "$2"
         shift 2
     done
 }
 
 digest_children() {
-    local child children=() status=0
     while (( $# > 0 )); do
-        digest_child "$1" "$2.lines" &
-        children+=("$!")
+        child digest_child "$1" "$2"
         shift 2
     done
-    for child in "${children[@]}"; do
-        # Once one has failed nobody waits for the other.
-        (( status == 0 )) || kill_tree "$child" || true
-        wait "$child" || status=$?
-    done
-    return "$status"
+    children_wait
 }
 
+# baseline WHICH BASE: BASE.digest.json, columns too, and BASE.rows.
+baseline() {
+    run_long baseline_children "$@" || exit
+    digest_keep "$1" "$2.digest.json"
+}
+
+baseline_children() {
+    baseline_begin "$@"
+    children_wait
+}
+
+# baseline_begin WHICH BASE [SNAPSHOT]: for children_wait and digest_keep.
+baseline_begin() {
+    child digest_child "$1" "$2.digest.json" columns "${3-}"
+    child digest_rows_child "$1" "$2.rows" '' "${3-}"
+}
+
+# digest_child WHICH FILE [columns [SNAPSHOT]]
 digest_child() {
-    { echo 'BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;'; digest_sql; echo 'COMMIT;'; } | sql "$1" >"$2"
+    { digest_begin_sql "${4-}"; digest_sql "${3-}"; echo 'COMMIT;'; } | sql "$1" >"$2.lines"
 }
 
-# digest_compare HOW BEFORE AFTER: the differences, into REPLY; empty is good.
+# digest_rows_child WHICH FILE TABLES [SNAPSHOT]
+digest_rows_child() {
+    { digest_begin_sql "${4-}"; digest_rows_sql; echo 'COMMIT;'; } \
+        | sql "$1" tables="$3" volatile="${DB_VOLATILE[*]}" | sort >"$2"
+}
+
+digest_begin_sql() {
+    echo 'BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;'
+    [[ -z $1 ]] || printf "SET TRANSACTION SNAPSHOT '%s';\n" "$1"
+}
+
+digest_keep() {
+    jq -se 'if any(.[]; .table == "schema_meta") then . else error end' "$2.lines" >"$2" 2>/dev/null \
+        || failed "the digest of database $(db_label "$1") is not readable"
+    rm -f -- "$2.lines"
+}
+
+# digest_compare HOW BEFORE AFTER: the differences, as text into REPLY; empty is
+# good; as a list of table and what it says into differences.json.
 # HOW is exact (all of it), untouched (all but what a control plane writes on its
 # own), drift (all that only an admin changes) or migrated (tables and keys of
 # what there was before).
 digest_compare() {
-    local list
-    # The last word proves that jq came to the end; silence would pass for equality.
-    list=$(jq -rn --arg how "$1" --slurpfile before "$2" --slurpfile after "$3" \
-        --argjson volatile "$(jq -nc '$ARGS.positional' --args "${DB_VOLATILE[@]}" \
-            "$([[ $1 != migrated ]] || echo schema_meta)")" \
-        --argjson replaced "$(jq -nc '$ARGS.positional' --args "${DB_REPLACED[@]}")" '
+    jq -n --arg how "$1" --slurpfile before "$2" --slurpfile after "$3" \
+        --argjson volatile "$(json_list "${DB_VOLATILE[@]}" "$([[ $1 != migrated ]] || echo schema_meta)")" \
+        --argjson replaced "$(json_list "${DB_REPLACED[@]}")" '
         def indexed: map({key: (.table // .object), value: .}) | from_entries;
         def watched: $how == "exact" or ($how == "untouched" and .object != null) or
             (.table != null and (.table | split(".") | last | IN($volatile[]) | not));
@@ -143,18 +214,37 @@ digest_compare() {
             else empty end;
 
         ($before[0] | indexed) as $b | ($after[0] | indexed) as $a
-        | ($b + $a | to_entries[] | .key as $name | .value | select(watched)
-            | "\($name) \(difference($b[$name]; $a[$name]))"), "end"')
-    [[ $list = *end ]] || failed "two digests could not be compared"
-    list=${list%end}
-    REPLY=${list%$'\n'}
-    REPLY=${REPLY//$'\n'/; }
+        | [$b + $a | to_entries[] | .key as $name | .value | select(watched)
+            | {table: $name, says: difference($b[$name]; $a[$name])}]' >"$SCRATCH/differences.json" \
+        || failed "two digests could not be compared"
+    differences_text
 }
 
-# digest_rewritten BEFORE AFTER: tables whose content a migration changed.
-digest_rewritten() {
-    jq -rn --slurpfile before "$1" --slurpfile after "$2" '
+# differences_text: differences.json as text, into REPLY.
+differences_text() {
+    # The last word proves that jq came to the end; silence would pass for equality.
+    REPLY=$(jq -r 'def keys($what): .[$what] // [] | if . == [] then empty
+            else "\($what) " + (.[:5] | join(" ")) + if length > 5 then " and \(length - 5) more" else "" end end;
+        map([keys("added", "removed", "changed")] as $keys
+            | "\(.table) \(.says)" + if $keys == [] then "" else " (\($keys | join(", ")))" end) | join("; "), "end"' \
+        "$SCRATCH/differences.json")
+    [[ $REPLY = *$'\n'end ]] || failed "two digests could not be compared"
+    REPLY=${REPLY%$'\n'end}
+}
+
+# digest_columns BEFORE AFTER: what migrations changed in columns that both have,
+# and columns that are gone, as JSON: column, and whether it is known that they do.
+digest_columns() {
+    jq -n --slurpfile before "$1" --slurpfile after "$2" --argjson known "$(json_list "${DB_REWRITTEN[@]}")" \
+        --argjson volatile "$(json_list "${DB_VOLATILE[@]}" schema_meta)" '
         ($after[0] | map({key: (.table // ""), value: .}) | from_entries) as $a
-        | [$before[0][] | select(.table != null and .rows > 0 and $a[.table] != null and $a[.table].same != .same) | .table]
-        | join(", ")'
+        | [$before[0][] | select(.table != null and .kept > 0 and $a[.table] != null
+                and (.table | split(".") | last | IN($volatile[]) | not)) | .table as $table
+            | .columns | to_entries[] | $a[$table].columns[.key] as $now | select($now != .value) | "\($table).\(.key)"
+            | {column: ., gone: ($now == null), known: IN($known[])}]'
+}
+
+# json_list WORD...: as JSON.
+json_list() {
+    jq -nc '$ARGS.positional' --args -- "$@"
 }

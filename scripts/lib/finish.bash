@@ -80,8 +80,10 @@ phase_finish() {
         return
     fi
     migrate_run finish current "run \"kong-shift cp finish\" again"
+    baseline_y_forget
 }
 
 phase_finish_read_back() {
     migrate_read_back
+    baseline_y
 }

@@ -29,6 +29,9 @@ readonly GUARD_CHECKS
 # Those an operator may know better than.
 readonly GUARDS_FORCEABLE=(path major data-planes certificate quarantine space)
 
+# Those asked in the middle, where plan cannot ask yet.
+readonly GUARDS_LATER=(columns)
+
 GUARD_STATUS=0
 declare -a OPT_FORCE=() FORCED=()
 
@@ -39,8 +42,8 @@ force_check() {
     [[ $COMMAND = @(plan|cp preflight|cp dual-cluster|cp in-place|cp open|cp resume) ]] \
         || usage "--force has no meaning for \"$COMMAND\""
     for name in "${OPT_FORCE[@]}"; do
-        is_one_of "$name" "${GUARDS_FORCEABLE[@]}" \
-            || usage "no guard \"$name\" may be forced; these may: ${GUARDS_FORCEABLE[*]}"
+        is_one_of "$name" "${GUARDS_FORCEABLE[@]}" "${GUARDS_LATER[@]}" \
+            || usage "no guard \"$name\" may be forced; these may: ${GUARDS_FORCEABLE[*]} ${GUARDS_LATER[*]}"
     done
 }
 
@@ -70,6 +73,13 @@ guards_run() {
             "guard_${guard//-/_}"
         fi
     done
+}
+
+# insist NAME TEXT: a refusal, unless this guard is forced.
+insist() {
+    is_one_of "$1" "${OPT_FORCE[@]}" || refuse "$2, or insist: --force $1"
+    REPLY=$2
+    is_one_of "$1" "${FORCED[@]}" || guard_force "$1"
 }
 
 guard_force() {

@@ -198,7 +198,12 @@ in_place_migrate() {
     in_place_inspect
     case $IN_PLACE in
         half)     in_place_half ;;
-        migrated) STEP_RESULT='kept'; return ;;
+        migrated)
+            baseline_y
+            verify_migrated
+            STEP_RESULT='kept'
+            return
+            ;;
     esac
     versions_known
     backup_need
@@ -212,6 +217,7 @@ in_place_migrate() {
         "\"kong migrations list\" of y.kong says $state for database $(db_label y): $(log_says "$KONG_LOG")"
     [[ $(backup_sha256 "$DUMP") = "$BACKUP_SHA256" ]] || failed "the dump $DUMP is not what was written (other checksum)"
 
+    baseline_y_forget
     jq -n --arg dump "$BACKUP" --arg run "$RUN" '{$dump, $run}' | save "${SETTING[work_dir]}/in-place.json"
     if [[ $state = new ]]; then
         migrate_run up 'current|pending' \
@@ -220,6 +226,8 @@ in_place_migrate() {
         STEP_RESULT='nothing to migrate'
     fi
     migrate_unlocked
+    baseline_y
+    verify_migrated
     evidence pending "$(migrate_pending)"
 }
 
@@ -228,7 +236,7 @@ in_place_quiet() {
     local seen
     [[ $BACKUP_SOURCE = "$(db_identity x "${SETTING[x.db.name]}")" ]] || refuse \
         "the dump $BACKUP is not of database $(db_label x); run \"kong-shift cp backup\" first"
-    drift_of_x
+    drift_of x
     [[ -z $REPLY ]] || refuse \
         "database $(db_label x) was written to after dump $BACKUP: $REPLY; run \"kong-shift cp backup\" again, then this"
     heartbeats >"$SCRATCH/heartbeats"

@@ -25,6 +25,7 @@ readonly EXIT_BUSY=5
 COMMAND=
 SCRATCH=
 CHILD=
+declare -a CHILDREN=()
 FAULT=
 STEP=
 PROGRESS_BY=
@@ -181,6 +182,30 @@ run_long() {
     done
     wait "$CHILD" || status=$?
     CHILD=
+    return "$status"
+}
+
+# child COMMAND...: beside the caller, which is itself a child of run_long and
+# waits with children_wait.
+child() {
+    "$@" 2>"$SCRATCH/child.${#CHILDREN[@]}" &
+    CHILDREN+=("$!")
+}
+
+# Once one has failed nobody waits for the others, and only that one speaks.
+children_wait() {
+    local i code status=0
+    for i in "${!CHILDREN[@]}"; do
+        (( status == 0 )) || kill_tree "${CHILDREN[i]}" || true
+        code=0
+        wait "${CHILDREN[i]}" || code=$?
+        (( code != 0 && status == 0 )) || continue
+        status=$code
+        cat -- "$SCRATCH/child.$i" >&2
+        sed -n 's/^kong-shift: //p' "$SCRATCH/child.$i" | tail -n 1 >"$SCRATCH/children.says"
+    done
+    CHILDREN=()
+    (( status == 0 )) || mv -- "$SCRATCH/children.says" "$SCRATCH/error"
     return "$status"
 }
 

@@ -19,6 +19,8 @@ phase_migrate() {
     migrate_unlocked
     kong_schema y
     if [[ $TARGET_STATE != restored && $REPLY = current ]]; then
+        baseline_y
+        verify_migrated
         STEP_RESULT='kept'
         return
     fi
@@ -28,11 +30,14 @@ $(log_says "$KONG_LOG"); stop CP Y, rename or drop that database and run it agai
     [[ $REPLY = @(current|new) ]] || failed \
         "\"kong migrations list\" of y.kong says $REPLY for the fresh copy $(db_label y): $(log_says "$KONG_LOG")"
     target_mark migrating
+    baseline_y_forget
     if [[ $REPLY = new ]]; then
         migrate_run up 'current|pending'
     fi
     migrate_run finish current
     migrate_read_back
+    baseline_y
+    verify_migrated
     target_mark migrated
 }
 

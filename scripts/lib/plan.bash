@@ -91,7 +91,8 @@ plan_commands() {
         plan_line stop "$(plan_kong x "${WORDS[@]}")"
         plan_line stop "$(plan_db x psql)  # pg_stat_activity must show no session of Kong"
     fi
-    plan_line backup "$(plan_db x pg_dump "${DUMP_OPTIONS[@]}" --snapshot=SNAPSHOT -f "$DUMP")"
+    dump_words
+    plan_line backup "$(plan_db x "${WORDS[@]}" --snapshot=SNAPSHOT -f "$DUMP")"
     if [[ $STRATEGY = in-place ]]; then
         plan_migrate up migrate
     else

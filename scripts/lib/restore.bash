@@ -1,5 +1,8 @@
 # The dump of X into the database of Y.
 
+RESTORE_ASKED=
+RESTORE_SAYS=
+
 ## cp restore
 ##     Create the database of Y and fill it with the dump.
 cmd_cp_restore() {
@@ -43,12 +46,15 @@ backup_need() {
 }
 
 # Not -C: that would restore into the database the archive names, which is X.
-# In a single transaction, so that a broken restore leaves nothing behind.
+# In a single transaction, so that a broken restore leaves nothing behind; with
+# jobs there are several, and what they leave is thrown away by the next run.
 restore_run() {
     local errors=$SCRATCH/restore.err status=0 name
     name=${SETTING[y.db.name]//\\/\\\\}
     name=${name//\'/\\\'}
+    PROGRESS_BY=restore_progress
     run_long restore_child "dbname='$name'" "$errors" || status=$?
+    PROGRESS_BY=
     (( status == 0 )) || restore_failed \
         "pg_restore into database $(db_label y) ended with $status: $(log_says "$errors")"
 }
@@ -59,8 +65,24 @@ restore_child() {
 }
 
 restore_words() {
-    WORDS=(pg_restore -w --no-owner --no-privileges --role="${SETTING[y.db.user]}" --exit-on-error --single-transaction
-        -d "$1" "$DUMP")
+    WORDS=(pg_restore -w --no-owner --no-privileges --role="${SETTING[y.db.user]}" --exit-on-error)
+    if (( SETTING[jobs] == 1 )); then
+        WORDS+=(--single-transaction)
+    else
+        WORDS+=(-j "${SETTING[jobs]}")
+    fi
+    WORDS+=(-d "$1" "$DUMP")
+}
+
+# Asked once a second: it is a session of its own each time.
+restore_progress() {
+    local bytes
+    if (( SECONDS != RESTORE_ASKED )); then
+        RESTORE_ASKED=$SECONDS
+        bytes=$(with_db y psql -XAtqw -c 'SELECT pg_database_size(current_database())' 2>/dev/null) || bytes=
+        RESTORE_SAYS="pg_restore: $(mebibytes "${bytes:-0}") in the database"
+    fi
+    REPLY=$RESTORE_SAYS
 }
 
 restore_compare() {

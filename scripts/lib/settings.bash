@@ -21,6 +21,7 @@ declare -A SETTING_TYPE=(
     [passfile]=path         [work_dir]=path
     [db_timeout]=seconds    [lock_timeout]=seconds
     [start_timeout]=seconds [hold]=duration
+    [jobs]=jobs
 )
 readonly SETTING_TYPE
 
@@ -32,6 +33,7 @@ declare -A SETTING=(
     [work_dir]=/var/lib/kong-shift-cp
     [db_timeout]=3600       [lock_timeout]=3600
     [start_timeout]=60      [hold]=1h
+    [jobs]=1
 )
 # What the settings mean: dual-cluster or, when Y has the database of X, in-place.
 STRATEGY=
@@ -137,6 +139,9 @@ setting_check() {
         seconds)
             [[ $value =~ ^[1-9][0-9]{0,5}$ ]] \
                 || setting_error "$number" "$key must be a number of seconds from 1 to 999999, got \"$value\""
+            ;;
+        jobs)
+            [[ $value =~ ^[1-9][0-9]?$ ]] || setting_error "$number" "$key must be a number from 1 to 99, got \"$value\""
             ;;
         duration)
             { duration_seconds "$value" && (( REPLY >= 1 && REPLY <= 31536000 )); } || setting_error "$number" \

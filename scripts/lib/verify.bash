@@ -10,26 +10,53 @@ cmd_cp_verify() {
 }
 
 phase_verify() {
+    local written="undo that, or begin anew: \"kong-shift cp rollback\", then \"kong-shift cp $STRATEGY\""
     backup_need
     if [[ $STRATEGY = in-place ]]; then
         in_place_may_start
         digest y "$SCRATCH/y.json"
     else
-        drift_of_x y "$SCRATCH/y.json"
+        digest x "$SCRATCH/x.json" y "$SCRATCH/y.json"
+        drift_compare x
         [[ -z $REPLY ]] || failed "database $(db_label x) was written to after the dump: $REPLY; \
 run \"kong-shift cp dual-cluster\" again for a fresh copy"
     fi
-
-    digest_compare migrated "$BASELINE" "$SCRATCH/y.json"
-    [[ -z $REPLY ]] || failed \
-        "database $(db_label y) does not hold what X holds: $REPLY; keep the gate closed"
+    verify_migrated
+    drift_compare y
+    [[ -z $REPLY ]] || failed "database $(db_label y) was written to after \"kong migrations\": $REPLY; $written"
     evidence tables "$(jq 'map(select(.table)) | length' "$BASELINE")"
     evidence rows "$(jq 'map(.kept // 0) | add' "$BASELINE")"
-    evidence rewritten "$(digest_rewritten "$BASELINE" "$SCRATCH/y.json")"
 
     verify_node
     plugins_verify
     [[ $STRATEGY != in-place ]] || quarantine_proof
+}
+
+# verify_migrated: what migrations left holds what X holds, but for what they are
+# known to change.
+verify_migrated() {
+    local known gone other
+    drift_base y || unknown \
+        "what \"kong migrations\" left in database $(db_label y) was not recorded in ${SETTING[work_dir]}; run \"kong-shift cp migrate\" first"
+    digest_columns "$BASELINE" "$REPLY.digest.json" >"$SCRATCH/columns.json" || failed "two digests could not be compared"
+    digest_compare migrated "$BASELINE" "$REPLY.digest.json"
+    [[ -z $REPLY ]] || failed \
+        "database $(db_label y) does not hold what X holds: $REPLY; keep the gate closed"
+
+    known=$(columns_list '.known and (.gone | not)')
+    gone=$(columns_list .gone)
+    other=$(columns_list '.known or .gone | not')
+    evidence columns.changed "$known"
+    evidence columns.gone "$gone"
+    [[ -z $known ]] || say "      changed by migrations, as known: $known"
+    [[ -z $gone ]] || say "      removed by migrations: $gone"
+    [[ -z $other ]] || insist columns "\"kong migrations\" changed columns of database $(db_label y) that they are not known to change: \
+$other; compare them with X yourself"
+}
+
+# columns_list FILTER: of columns.json.
+columns_list() {
+    jq -r "map(select($1) | .column) | join(\", \")" "$SCRATCH/columns.json"
 }
 
 verify_node() {

@@ -139,7 +139,7 @@ EOF
     cat >"$BATS_TEST_TMPDIR/bin/pg_dump" <<EOF
 #!/bin/bash
 $PG_BIN/pg_dump "\$@" || exit
-[[ \$1 = --version ]] || truncate -s -10 "\$KONG_SHIFT_DUMP"
+[[ \$1 = --version ]] || truncate -s -10 "\${@: -1}"
 EOF
     chmod +x "$BATS_TEST_TMPDIR/bin/pg_dump"
     PATH=$BATS_TEST_TMPDIR/bin:$PATH dual_cluster 1
