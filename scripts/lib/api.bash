@@ -161,6 +161,12 @@ lb_put_all() {
     local path=$1 body=$2 filter=$3 wanted=$4 i bad=
 
     lb_dry_run "$path"
+    if [[ $OPT_DRY_RUN ]]; then
+        for i in "${!LBS[@]}"; do
+            printf '%s\n' "$(printable "$(quoted curl -X PUT -d "$body" "${LBS[i]}/shifts/$SHIFT_URI/$path")")"
+        done
+        return
+    fi
     for i in "${!LBS[@]}"; do
         # A change of somebody else in between must not be undone unseen.
         if ! lb_call "${LBS[i]}" PUT "/$path" "$body" "If-Match: \"$(lb_field "$i" .generation)\""; then

@@ -26,6 +26,8 @@ work_dir_open() {
     # bash keeps the lock in a close-on-exec copy, so that a daemon which one
     # of the steps starts cannot take the lock with it.
     "$@" 9>&-
+    [[ ! $OPT_JSON ]] || jq -cR 'fromjson?' "$dir/journal.jsonl" \
+        | jq -s --arg run "$RUN" 'map(select(.run == $run and .event == "end"))'
 }
 
 # journal EVENT [NAME VALUE]...: strings only, so nothing needs escaping by hand.

@@ -31,6 +31,7 @@ cmd_weight() {
         weight_gate
     fi
     lb_put_all weight "$(jq -nc --argjson new "$weight" --arg comment "$(comment)" '{$new, $comment}')" .new "$weight"
+    [[ ! $OPT_DRY_RUN ]] || return 0
     status_read
     # What was asked for is done, and was read back; other differences are for "status".
     [[ $OPT_QUIET ]] || ( status_print ) || true
@@ -51,8 +52,24 @@ cmd_abort() {
     no_more_arguments "$@"
     settings_load
     need lb
+    if [[ $OPT_DRY_RUN ]]; then
+        abort_dry_run
+        return
+    fi
     lb_abort_all
+    if [[ $OPT_JSON ]]; then
+        ( status_read; status_print ) || true
+    fi
     (( REPLY == 0 )) || die "$REPLY" "not every load balancer was aborted, run it again"
+}
+
+abort_dry_run() {
+    local lb
+    lb_read_all
+    lb_dry_run weight
+    for lb in "${LBS[@]}"; do
+        printf '%s\n' "$(printable "$(quoted curl -X POST "$lb/shifts/$SHIFT_URI/abort")")"
+    done
 }
 
 # lb_abort_all: REPLY is 0 when all of them did.
