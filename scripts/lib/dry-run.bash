@@ -25,7 +25,7 @@ dry_run() {
             return
             ;;
     esac
-    no_more_arguments "$@"
+    [[ $COMMAND = 'cp finish' ]] || no_more_arguments "$@"
     settings_load
     need_upgrade
     # As for plan: its logs and prefixes are not for keeping.
@@ -36,6 +36,7 @@ dry_run() {
         'cp rollback')    dry_rollback ;;
         'cp resume')      dry_resume ;;
         'cp unfreeze')    dry_unfreeze ;;
+        'cp finish')      dry_finish "$@" ;;
         *)                dry_step "${COMMAND#cp }" ;;
     esac
     dry_print
@@ -52,9 +53,12 @@ dry_print() {
 
 # dry_step NAME: one of those that plan shows.
 dry_step() {
+    [[ $1 != restore ]] || need_strategy dual-cluster
+    [[ $1 != stop ]] || need_strategy in-place
     lb_read_all
     case $1 in
         freeze)          lb_dry_run freeze ;;
+        stop)            dry_stop_x ;;
         backup)          db_identity x "${SETTING[x.db.name]}" >/dev/null ;;
         restore)
             backup_need
@@ -66,12 +70,29 @@ dry_step() {
         open)            dry_guards; lb_dry_run gate ;;
     esac
     plan_commands | awk -F '\t' -v name="$1" '$1 == name' >>"$SCRATCH/dry"
-    [[ -s $SCRATCH/dry ]] || usage "\"kong-shift $COMMAND\" is no step of this upgrade"
 }
 
-# In-place there is no copy that a step could want.
+dry_stop_x() {
+    versions_known
+    node_says x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
+    [[ $X_STOPPED ]] || kong_admin_is x "$X_VERSION"
+}
+
+# In-place there is no copy that a step could want, but the dump.
 dry_copy() {
-    [[ ${STRATEGY-} = in-place ]] || migrate_need
+    if [[ $STRATEGY = in-place ]]; then
+        backup_need
+    else
+        migrate_need
+    fi
+}
+
+# dry_finish [SHIFT]: nobody is asked, but a name that is given must be right.
+dry_finish() {
+    (( $# == 0 )) || finish_typed "$@"
+    need_strategy in-place
+    phase_finish_check
+    plan_migrate finish finish >>"$SCRATCH/dry"
 }
 
 # All guards, those that say no on standard error.
@@ -84,20 +105,31 @@ dry_rollback() {
     local lb
     lb_read_all
     lb_dry_run freeze
-    for lb in "${LBS[@]}"; do
-        plan_line abort "$(quoted curl -X POST "$lb/shifts/$SHIFT_URI/abort")"
-    done >>"$SCRATCH/dry"
     {
+        for lb in "${LBS[@]}"; do
+            plan_line abort "$(quoted curl -X POST "$lb/shifts/$SHIFT_URI/abort")"
+        done
         dry_put close gate '{"state":"closed"}'
-        plan_line stop "$(dry_stop y)"
-        if [[ ${STRATEGY-} != in-place ]]; then
-            plan_line rename "$(plan_db y-admin psql)  # ALTER DATABASE ${SETTING[y.db.name]@Q} RENAME TO NAME-TIME, if it is ours"
+        node_words y stop
+        plan_line stop "$(quoted "${WORDS[@]}")"
+        if [[ $STRATEGY = in-place ]]; then
+            dry_rollback_in_place
         else
-            plan_line restore "dump of ${SETTING[work_dir]}/backup.json into a new ${SETTING[x.db.name]@Q}, if migrations were begun"
-            plan_line start "start CP X (x.start, or kong start of x.kong in x.prefix)"
+            plan_line rename "$(plan_db y-admin psql)  # ALTER DATABASE ${SETTING[y.db.name]@Q} RENAME TO NAME-TIME, if it is ours"
         fi
         dry_put unfreeze freeze '{"state":"off"}'
     } >>"$SCRATCH/dry"
+}
+
+dry_rollback_in_place() {
+    if in_place_begun; then
+        in_place_dump
+        plan_line restore-x "$(plan_db y-admin psql)  # ALTER DATABASE ${SETTING[y.db.name]@Q} RENAME TO NAME-TIME, if it changed; CREATE DATABASE"
+        restore_words "dbname=${SETTING[y.db.name]}"
+        plan_line restore-x "$(plan_db y "${WORDS[@]}")"
+    fi
+    node_words x start
+    plan_line start-x "$(plan_kong x "${WORDS[@]}")"
 }
 
 dry_unfreeze() {
@@ -117,6 +149,7 @@ dry_resume() {
         say "nothing to resume"
         return
     fi
+    resume_may
     say "${RESUME[command]} was ${RESUME[how]} in step ${RESUME[step]}; what is right already is kept"
     COMMAND=${RESUME[command]}
     if [[ $COMMAND = 'cp rollback' ]]; then
@@ -133,15 +166,4 @@ dry_put() {
     for lb in "${LBS[@]}"; do
         plan_line "$1" "$(quoted curl -X PUT -d "$3" "$lb/shifts/$SHIFT_URI/$2")"
     done
-}
-
-# dry_stop WHICH: how that CP would be stopped.
-dry_stop() {
-    if [[ ${SETTING[$1.stop]-} ]]; then
-        split_words "${SETTING[$1.stop]}"
-    else
-        split_words "${SETTING[$1.kong]}"
-        WORDS+=(quit -p "${SETTING[$1.prefix]-}")
-    fi
-    quoted "${WORDS[@]}"
 }

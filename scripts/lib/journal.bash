@@ -26,8 +26,13 @@ work_dir_open() {
     # bash keeps the lock in a close-on-exec copy, so that a daemon which one
     # of the steps starts cannot take the lock with it.
     "$@" 9>&-
-    [[ ! $OPT_JSON ]] || jq -cR 'fromjson?' "$dir/journal.jsonl" \
-        | jq -s --arg run "$RUN" 'map(select(.run == $run and .event == "end"))'
+    journal_show
+}
+
+# journal_show: for --json, how the steps of this run ended.
+journal_show() {
+    [[ $OPT_JSON && $RUN && $KONG_HOME = "${SETTING[work_dir]}" ]] || return 0
+    jq -cR 'fromjson?' "$KONG_HOME/journal.jsonl" | jq -s --arg run "$RUN" 'map(select(.run == $run and .event == "end"))'
 }
 
 # journal EVENT [NAME VALUE]...: strings only, so nothing needs escaping by hand.

@@ -150,7 +150,7 @@ on_exit() {
     if (( code != 0 )) && [[ ! -e $SCRATCH/error ]]; then
         ( die "$code" "$COMMAND stopped, a command failed with $code at $FAULT" )
     fi
-    (( code == 0 )) || ( journal_failure "$code" )
+    (( code == 0 )) || ( journal_failure "$code"; journal_show )
     rm -rf -- "$SCRATCH"
     exit "$code"
 }

@@ -11,6 +11,7 @@ PLAN_CODE=0
 cmd_plan() {
     no_more_arguments "$@"
     settings_load
+    [[ $COMMAND != @(cp dual-cluster|cp in-place) ]] || need_strategy "${COMMAND#cp }"
     need_upgrade
     # Its logs and prefixes are not for keeping, so work_dir need not be there.
     KONG_HOME=$SCRATCH RUN=plan
@@ -68,7 +69,7 @@ plan_print() {
         (.warnings[] | "        warning: \(.)")' "$SCRATCH/guards"
     printf '\nWhat "kong-shift cp %s" would do; what is right already is kept:\n' "$STRATEGY"
     awk -F '\t' '$1 != step { step = $1; print step } { print "        " $2 }' "$SCRATCH/commands"
-    plan_warnings | sed '1s/^/\n/; s/^./!!! &/'
+    plan_warnings | sed 's/^/!!! /; 1s/^/\n/'
     if (( PLAN_CODE == 0 )); then
         printf '\nNothing stands against it.\n'
     else

@@ -19,13 +19,18 @@ cmd_cp_resume() {
         say "nothing to resume: ${RESUME[command]} came to its end at ${RESUME[time]}"
         return
     fi
+    resume_may
+    say "${RESUME[command]} was ${RESUME[how]} in step ${RESUME[step]} at ${RESUME[time]}"
+    confirm "this goes on with ${RESUME[command]}"
+    work_dir_open resume
+}
+
+# Whether the run is one that can be gone on with.
+resume_may() {
     [[ ${RESUME[command]} = "cp $STRATEGY" || ${RESUME[command]} = @(cp rollback|cp finish) ]] || refuse \
         "the run was ${RESUME[command]}, but y.db.* and x.db.* now mean $STRATEGY; put them back"
     [[ ${RESUME[command]} != 'cp finish' ]] || refuse \
         "cp finish was ${RESUME[how]} in step ${RESUME[step]}; it asks for the name of the shift, so run it again yourself: kong-shift cp finish"
-    say "${RESUME[command]} was ${RESUME[how]} in step ${RESUME[step]} at ${RESUME[time]}"
-    confirm "this goes on with ${RESUME[command]}"
-    work_dir_open resume
 }
 
 resume() {

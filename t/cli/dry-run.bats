@@ -2,6 +2,8 @@
 #
 # --dry-run and --json of every command; version.
 
+bats_require_minimum_version 1.5.0
+
 # shellcheck disable=SC2016,SC2030,SC2031,SC2154
 
 setup_file()    { . "$BATS_TEST_DIRNAME/world.bash"; world_start; }
@@ -42,12 +44,15 @@ dry() {
     dry 0 '/shift/shifts/kong/gate' cp open
     dry 0 'shifts/kong/abort' cp rollback
     dry 0 'nothing to resume' cp resume
+    dry 2 'is for in-place' cp stop
+    dry 2 'is for in-place' cp in-place
+    dry 2 'is for in-place' cp finish
     dry 0 "curl -X POST http://127.0.0.1:${PORT[shift]}/shift/shifts/kong/abort" abort
     dry 0 '/shift/shifts/kong/weight' weight 0
     dry 3 'the gate is closed' weight 10
     dry 2 'a number from 0 to 100' weight 101
     dry 0 'gate closed' status
-    dry 0 'VERDICT' dp list || [ "$status" -eq 4 ]
+    dry 4 'VERDICT' dp list
     [ "$(kong_shift --dry-run --json cp backup | jq -r '.commands[0].step')" = backup ]
     [[ $(kong_shift --dry-run cp rollback) != *"$PASSWORD"* ]]
     [ "$(state)" = "$before" ]
@@ -79,6 +84,10 @@ dry() {
     echo "$output"
     [ "$status" -eq 3 ]
     [[ $output == *'guard migrations: '*'another-node'* ]]
+    # A run that ends early has its end in the JSON too.
+    run --separate-stderr kong_shift --json cp migrate
+    [ "$status" -eq 3 ]
+    [ "$(jq -r '.[-1] | .step, .result, .exit' <<<"$output" | paste -sd ' ')" = 'migrate failed 3' ]
     set_conf x.admin http://127.0.0.1:1
     dry 4 'unknown' cp preflight
 }
@@ -91,4 +100,29 @@ dry() {
     run kong_shift --json help
     [ "$status" -eq 2 ]
     [ "${#lines[@]}" -eq 1 ]
+}
+
+# The last, as the world is in-place from here on.
+@test "in-place: stop, resume, rollback, finish" {
+    in_place_world
+    in_place_reset
+    dry 0 'quit -p' cp stop
+    dry 2 'is for dual-cluster' cp restore
+    dry 3 'was never run' cp finish kong
+    dry 0 'migrations up' cp in-place
+    kong_shift cp in-place >/dev/null 2>&1
+    local before
+    before=$(PGDATABASE=kong_x digest_x; get events .last)
+    dry 0 'restore-x' cp rollback
+    [[ $output == *'RENAME TO'*pg_restore*start-x*' start -p '* ]]
+    dry 3 'not everything goes to the new pool' cp finish
+    dry 3 '"other" is not the name of the shift' cp finish other
+    dry 0 'nothing to resume' cp resume
+    [ "$(PGDATABASE=kong_x digest_x; get events .last)" = "$before" ]
+    kong_shift weight 100 >/dev/null
+    set_conf hold 1s
+    sleep 2
+    dry 0 'migrations finish' cp finish
+    # Not the name, which would be needed to do it.
+    [ "$(kong_shift --dry-run --json cp finish | jq -r '.commands[0].step')" = finish ]
 }
