@@ -2,6 +2,105 @@
 # since migrations left it.
 #   work_dir/y-TIME.digest.json, y-TIME.rows    the baseline of Y
 
+declare -a WATCHED=()
+
+## cp watch [EVERY]
+##     Tell what was written to X since the dump, and to Y since migrations, by table and key.
+##     Then it ends with 1, and "kong-shift weight" does not raise the weight. With
+##     EVERY, a time like 30s, it looks again and again until it finds something. Y
+##     is looked at only while admin writes are frozen.
+cmd_cp_watch() {
+    local every=0
+    (( $# <= 1 )) || usage "cp watch takes one time, not $#"
+    if (( $# == 1 )); then
+        { duration_seconds "$1" && (( REPLY >= 1 )); } || usage "EVERY must be a time of 1s or more like 30s, got \"$1\""
+        every=$REPLY
+    fi
+    settings_load
+    need lb
+    backup_need
+    while :; do
+        lb_read_all
+        drift_look
+        [[ -z $REPLY ]] || break
+        drift_print
+        (( every > 0 )) || return 0
+        run_long sleep "$every"
+    done
+    drift_print
+    end "$EXIT_FAILED"
+}
+
+drift_print() {
+    local which
+    if [[ $OPT_JSON ]]; then
+        for which in "${WATCHED[@]}"; do
+            jq -c --arg which "$which" '{($which): .}' "$SCRATCH/drift.$which"
+        done | jq -cs 'add // {}'
+    else
+        (( ${#WATCHED[@]} > 0 )) || say "admin writes are allowed, and database $(db_label y) is all there is: nothing to look at"
+        for which in "${WATCHED[@]}"; do
+            say "$(now %H:%M:%S) database $(db_label "$which"): $(<"$SCRATCH/drift.$which.says")"
+        done
+    fi
+}
+
+# drift_look: into REPLY what was written to which database, and into files of
+# SCRATCH, for those that are WATCHED; after lb_read_all.
+drift_look() {
+    local which all='' digests=()
+    drift_watched
+    for which in "${WATCHED[@]}"; do
+        digests+=("$which" "$SCRATCH/$which.json")
+    done
+    digest "${digests[@]}"
+    for which in "${WATCHED[@]}"; do
+        drift_compare "$which"
+        printf '%s\n' "${REPLY:-as it was}" >"$SCRATCH/drift.$which.says"
+        cp -- "$SCRATCH/differences.json" "$SCRATCH/drift.$which"
+        [[ -z $REPLY ]] || all+="${all:+; }database $(db_label "$which") was written to: $REPLY"
+    done
+    REPLY=$all
+}
+
+# drift_watched: X always, but in-place there is none once it is migrated; Y
+# while it is our copy, and admin writes are frozen.
+drift_watched() {
+    WATCHED=()
+    if ! in_place_begun; then
+        WATCHED=(x)
+        [[ $STRATEGY = dual-cluster ]] || return 0
+        target_inspect
+        [[ $TARGET = ours && $TARGET_BACKUP = "$BACKUP" && $TARGET_STATE = @(migrated|started) ]] || return 0
+    fi
+    lb_all '.freeze.state == "off"' || WATCHED+=(y)
+}
+
+# drift_hold WEIGHT: nothing more goes to the new pool while Y is not what X is.
+drift_hold() {
+    ! lb_all ".weight.new >= $1" || return 0
+    # Somebody may use nothing but the weight.
+    backup_load || ! lb_all '.gate.evidence == null' || return 0
+    if [[ $OPT_DRY_RUN ]]; then
+        guard_drift
+    else
+        work_dir_open step 1/1 drift phase_drift
+    fi
+}
+
+phase_drift() {
+    # With --json the caller shows the shift, not the steps.
+    KONG_HOME=$SCRATCH
+    guard_run drift
+}
+
+guard_drift() {
+    backup_load || unknown "the gate was opened by a CP phase, but its dump is not in ${SETTING[work_dir]}, so nobody can tell \
+whether X was written to since; do this where it is, or insist: --force drift"
+    drift_look
+    [[ -z $REPLY ]] || refuse "$REPLY; what only one of X and Y has would be lost: undo it, or bring it to both and insist: --force drift"
+}
+
 # drift_base WHICH: where its baseline is, into REPLY; false when there is none.
 drift_base() {
     REPLY=${SETTING[work_dir]}/$1${BACKUP#x}

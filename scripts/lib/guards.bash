@@ -29,21 +29,22 @@ readonly GUARD_CHECKS
 # Those an operator may know better than.
 readonly GUARDS_FORCEABLE=(path major data-planes certificate quarantine space)
 
-# Those asked in the middle, where plan cannot ask yet.
-readonly GUARDS_LATER=(columns)
-
 GUARD_STATUS=0
 declare -a OPT_FORCE=() FORCED=()
 
 # force_check: refuses a --force that would do nothing.
 force_check() {
-    local name
+    local name names=("${GUARDS_FORCEABLE[@]}" columns)
     (( ${#OPT_FORCE[@]} > 0 )) || return 0
-    [[ $COMMAND = @(plan|cp preflight|cp dual-cluster|cp in-place|cp open|cp resume) ]] \
-        || usage "--force has no meaning for \"$COMMAND\""
+    case $COMMAND in
+        plan | 'cp preflight' | 'cp dual-cluster' | 'cp in-place' | 'cp open' | 'cp resume') ;;
+        # Those asked in the middle, where plan cannot ask yet.
+        'cp migrate' | 'cp verify') names=(columns) ;;
+        weight)                     names=(drift) ;;
+        *)  usage "--force has no meaning for \"$COMMAND\"" ;;
+    esac
     for name in "${OPT_FORCE[@]}"; do
-        is_one_of "$name" "${GUARDS_FORCEABLE[@]}" "${GUARDS_LATER[@]}" \
-            || usage "no guard \"$name\" may be forced; these may: ${GUARDS_FORCEABLE[*]} ${GUARDS_LATER[*]}"
+        is_one_of "$name" "${names[@]}" || usage "no guard \"$name\" may be forced; these may: ${names[*]}"
     done
 }
 
@@ -65,14 +66,18 @@ found() {
 guards_run() {
     local guard
     for guard in "${GUARDS[@]}"; do
-        if is_one_of "$guard" "${OPT_FORCE[@]}"; then
-            guard_try "$guard"
-            cat -- "$SCRATCH/guard.warnings" >&2
-            (( GUARD_STATUS == 0 )) || guard_force "$guard"
-        else
-            "guard_${guard//-/_}"
-        fi
+        guard_run "$guard"
     done
+}
+
+guard_run() {
+    if is_one_of "$1" "${OPT_FORCE[@]}"; then
+        guard_try "$1"
+        cat -- "$SCRATCH/guard.warnings" >&2
+        (( GUARD_STATUS == 0 )) || guard_force "$1"
+    else
+        "guard_${1//-/_}"
+    fi
 }
 
 # insist NAME TEXT: a refusal, unless this guard is forced.

@@ -12,7 +12,8 @@ cmd_status() {
 
 ## weight [N]
 ##     Show the weight, or set it: percent to the new pool, 0 to 100.
-##     Up to 4 decimals. More than 0 needs an open gate.
+##     Up to 4 decimals. More than 0 needs an open gate. It is not raised while
+##     "cp watch" finds a write, but with --force drift.
 cmd_weight() {
     local weight=${1-}
     (( $# <= 1 )) || usage "weight takes one number, not $#"
@@ -29,6 +30,7 @@ cmd_weight() {
     lb_read_all
     if [[ $weight =~ [1-9] ]]; then
         weight_gate
+        drift_hold "$weight"
     fi
     lb_put_all weight "$(jq -nc --argjson new "$weight" --arg comment "$(comment)" '{$new, $comment}')" .new "$weight"
     [[ ! $OPT_DRY_RUN ]] || return 0

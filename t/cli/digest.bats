@@ -109,6 +109,64 @@ id_of() {
     says 'was not recorded'
 }
 
+@test "drift is watched, and holds the weight" {
+    local id before
+    ks 3 cp watch
+    says 'run "kong-shift cp backup" first'
+    ks 0 cp dual-cluster
+    ks 0 weight 1
+    says '[1/1] drift'
+    ks 0 --json cp watch
+    [ "$(jq -c . <<<"$output")" = '{"x":[],"y":[]}' ]
+    [ "$(kong_shift --json weight 2 2>/dev/null | jq -r '.[0].weight.new')" = 2 ]
+    ks 2 cp watch 0s
+    ks 2 --force path weight 2
+
+    id=$(id_of services)
+    sql_x "UPDATE services SET retries = retries + 1"
+    ks 1 cp watch
+    says "services has changed rows (changed $id)"
+    says ': as it was'
+    ks 1 --json cp watch
+    [ "$(jq -r '.x[0] | .table + .changed[0]' <<<"$output")" = "services$id" ]
+    ks 3 weight 3
+    says "database kong_x on $PGHOST:$PGPORT as kong was written to: services has changed rows (changed $id)"
+    says '--force drift'
+    ks 3 --dry-run weight 3
+    [ "$(get weight .new)" = 2 ]
+    journal_has '.step == "drift" and .result == "failed" and (.reason | test("services"))'
+    # less is always allowed, and so is more when one insists
+    ks 0 weight 1
+    ks 0 --force drift weight 3
+    journal_has '.step == "drift" and .result == "done" and (."forced.drift" // "" | test("services"))'
+    [[ $(curl -s "$SHIFT/events" | jq -r '[.. | .comment? // empty] | join(" ")') = *'kong-shift weight --force drift'* ]]
+    sql_x "UPDATE services SET retries = retries - 1"
+
+    # Y, but only while nothing may be written to it
+    sql_y "DELETE FROM consumers WHERE username = 'team-2'"
+    ks 3 weight 4
+    says 'consumers has 2 rows instead of 3 (removed '
+    put freeze '{"state":"off"}'
+    ks 0 weight 4
+    sql_x "UPDATE services SET retries = retries + 1"
+    ks 3 weight 5
+    sql_x "UPDATE services SET retries = retries - 1"
+
+    # it looks until it finds
+    { sleep 2; sql_x "INSERT INTO consumers (id, username) VALUES (gen_random_uuid(), 'late')"; } 3>&- &
+    ks 1 cp watch 1s
+    says 'consumers has 4 rows instead of 3 (added '
+    sql_x "DELETE FROM consumers WHERE username = 'late'"
+
+    # the gate was opened by somebody who knows more than this work_dir
+    mv "$WORK" "$WORK.away"
+    ks 4 weight 5
+    says 'its dump is not in'
+    put gate '{"state":"closed"}'
+    put gate '{"state":"open","force":true,"comment":"test"}'
+    ks 0 weight 5
+}
+
 @test "jobs: dump and restore in parallel, kept while whole" {
     local dump
     set_conf jobs 0
