@@ -10,6 +10,8 @@ BACKUP_SHA256=
 BACKUP_SOURCE=
 DUMP=
 BASELINE=
+# Seconds; with the digest before it, the time in which nobody may write.
+readonly QUIET_WINDOW=0.5
 
 ## cp backup
 ##     Dump the database of X into work_dir, with a digest of the same snapshot.
@@ -37,9 +39,11 @@ phase_backup() {
         return
     fi
 
+    backup_quiet_begin
     id=x-$(now %Y%m%dT%H%M%SZ)
     rm -rf -- "$dir"/x-*.tmp.*
     backup_take "$dir/$id.tmp"
+    backup_quiet "$dir/$id.tmp"
     for part in dump digest.json rows; do
         rm -rf -- "$dir/$id.$part"
         mv -- "$dir/$id.tmp.$part" "$dir/$id.$part"
@@ -50,6 +54,23 @@ phase_backup() {
     evidence dump "$BACKUP"
     evidence sha256 "$BACKUP_SHA256"
     say "      $DUMP, $(backup_bytes) bytes"
+}
+
+# A first digest; the baseline is the second. With the freeze on there must be
+# no write between them.
+backup_quiet_begin() {
+    (( ${#LBS[@]} == 0 )) || { lb_read_all; ! lb_all '.freeze.state == "on"' || freeze_drained; }
+    digest x "$SCRATCH/quiet.json"
+    sleep "$QUIET_WINDOW"
+}
+
+# backup_quiet BASE
+backup_quiet() {
+    digest_compare drift "$SCRATCH/quiet.json" "$1.digest.json"
+    [[ -n $REPLY ]] || return 0
+    rm -rf -- "$1".*
+    failed "database $(db_label x) was written to while it was about to be dumped: $REPLY; \
+somebody writes past the freeze, or there is none: end that, then run it again"
 }
 
 # backup_load: false when there is none yet.

@@ -20,8 +20,8 @@ declare -A SETTING_TYPE=(
     [x.stop]=command        [y.stop]=command
     [passfile]=path         [work_dir]=path
     [db_timeout]=seconds    [lock_timeout]=seconds
-    [start_timeout]=seconds [hold]=duration
-    [jobs]=jobs
+    [start_timeout]=seconds [freeze_timeout]=seconds
+    [hold]=duration         [jobs]=jobs
 )
 readonly SETTING_TYPE
 
@@ -32,8 +32,8 @@ declare -A SETTING=(
     [y.db.maintenance]=postgres
     [work_dir]=/var/lib/kong-shift-cp
     [db_timeout]=3600       [lock_timeout]=3600
-    [start_timeout]=60      [hold]=1h
-    [jobs]=1
+    [start_timeout]=60      [freeze_timeout]=60
+    [hold]=1h               [jobs]=1
 )
 # What the settings mean: dual-cluster or, when Y has the database of X, in-place.
 STRATEGY=
