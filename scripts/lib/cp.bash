@@ -58,6 +58,7 @@ cmd_cp_status() {
         printf 'strategy %s\n' "$STRATEGY"
         jq -r '.[] | "\(.time)  \(.step): \(.result)\(if .reason then ", " + .reason else "" end)"' <<<"$steps"
         printf 'database %s: %s\n' "$(db_label y)" "$target"
+        revoke_says
         ( status_print ) || true
     fi
     (( code = code ? code : STATUS_CODE )) && end "$code"

@@ -66,6 +66,8 @@ sql_failed() {
             text+="; look at its line in the passfile" ;;
         *'Connection refused'* | *'could not translate'* | *'timeout expired'*)
             text+="; look at ${which%-admin}.db.host and ${which%-admin}.db.port, and whether PostgreSQL runs" ;;
+        *'lock timeout'*)
+            text+="; a write takes longer than freeze_timeout: wait for it, or end its session, then run it again" ;;
     esac
     die "$code" "$where: ${text#psql: error: }"
 }

@@ -2,7 +2,8 @@
 # one of the two databases only.
 
 ## cp freeze
-##     Deny admin writes through the load balancers, and prove that it works.
+##     Deny admin writes, and prove that it works: through the load balancers or,
+##     with freeze = revoke, by the rights of the role of X.
 cmd_cp_freeze() {
     no_more_arguments "$@"
     settings_load
@@ -23,6 +24,10 @@ cmd_cp_unfreeze() {
 }
 
 phase_freeze() {
+    if revoke_wanted; then
+        revoke_freeze
+        return
+    fi
     lb_read_all
     if ! lb_all '.freeze.state == "on"'; then
         lb_put_all freeze "$(jq -nc --arg comment "$(comment)" '{state: "on", $comment}')" .state '"on"'
@@ -60,13 +65,16 @@ freeze_probe() {
 
 phase_unfreeze() {
     lb_read_all
-    if lb_all '.freeze.state == "off"'; then
+    if lb_all '.freeze.state == "off"' && ! revoke_recorded; then
         STEP_RESULT='already off'
         return
     fi
     if ! lb_all '.gate.state != "open"'; then
         unfreeze_behind_gate
     fi
+    # Whatever the settings say by now.
+    revoke_lift
+    ! lb_all '.freeze.state == "off"' || return 0
     lb_put_all freeze "$(jq -nc --arg comment "$(comment)" '{state: "off", $comment}')" .state '"off"'
 }
 
@@ -80,6 +88,15 @@ unfreeze_behind_gate() {
         return
     fi
     confirm "the gate is open and the new pool in use: an admin write now reaches X or Y, not both"
+}
+
+# freeze_holds: it is on; lb_read_all was called.
+freeze_holds() {
+    if revoke_wanted; then
+        in_place_begun || { revoke_recorded && revoke_holds; }
+        return
+    fi
+    lb_all '.freeze.state == "on"'
 }
 
 # lb_all FILTER: true of every load balancer that lb_read_all saw.

@@ -3,7 +3,7 @@
 # it hands to found. "plan" runs them all, a real run ends at the first refusal.
 
 # In this order: later ones build on what earlier ones found to be so.
-readonly GUARDS=(tools versions path major balancers x-database x-node migrations y-database y-conf y-node data-planes plugins
+readonly GUARDS=(tools versions path major balancers x-database x-node freeze migrations y-database y-conf y-node data-planes plugins
     certificate quarantine space)
 
 declare -A GUARD_CHECKS=(
@@ -14,6 +14,7 @@ declare -A GUARD_CHECKS=(
     [balancers]='shift and gate on every load balancer'
     [x-database]="database of X is Kong's, client tools are new enough for both servers"
     [x-node]='CP X answers, and is the node the settings mean'
+    [freeze]='admin writes can be denied as the setting freeze says'
     [migrations]='no earlier upgrade of X is unfinished, nobody holds the lock'
     [y-database]='database of Y is another one, and free to be filled; in-place: the way back can make one'
     [y-conf]='y.conf and the settings agree'

@@ -219,6 +219,8 @@ in_place_migrate() {
 
     baseline_y_forget
     jq -n --arg dump "$BACKUP" --arg run "$RUN" '{$dump, $run}' | save "${SETTING[work_dir]}/in-place.json"
+    # CP X is down; what Y does to the database it must be able to.
+    revoke_lift
     if [[ $state = new ]]; then
         migrate_run up 'current|pending' \
             "never run it twice: \"kong-shift cp rollback\" restores dump $BACKUP and starts CP X"

@@ -85,8 +85,7 @@ plan_warnings() {
 plan_commands() {
     DUMP=${SETTING[work_dir]}/x-TIME.dump
 
-    plan_put freeze '{"state":"on"}'
-    plan_line freeze "$(quoted curl -X DELETE "${SETTING[x.admin]}/consumers/kong-shift-probe")  # must be denied"
+    plan_freeze
     if [[ $STRATEGY = in-place ]]; then
         node_words x stop
         plan_line stop "$(plan_kong x "${WORDS[@]}")"
@@ -111,6 +110,16 @@ plan_commands() {
     plan_put open "$(jq -nc --arg strategy "$STRATEGY" --arg journal "${SETTING[work_dir]}/journal.jsonl" \
         '{state: "open", evidence: {$strategy, x: "X", y: "Y", $journal}}')"
     [[ $STRATEGY != in-place ]] || plan_migrate finish "much later: cp finish"
+}
+
+plan_freeze() {
+    if revoke_wanted; then
+        plan_line freeze "$(plan_db x psql)  # REVOKE INSERT, UPDATE, DELETE, TRUNCATE from ${SETTING[x.db.user]@Q}, but for ${DB_VOLATILE[*]} ${REVOKE_SPARED[*]}"
+        plan_line freeze "$(quoted curl -X POST -d username=kong-shift-probe "${SETTING[x.admin]}/consumers")  # must fail"
+        return
+    fi
+    plan_put freeze '{"state":"on"}'
+    plan_line freeze "$(quoted curl -X DELETE "${SETTING[x.admin]}/consumers/kong-shift-probe")  # must be denied"
 }
 
 plan_restore() {

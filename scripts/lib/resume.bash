@@ -83,7 +83,7 @@ resume_compare() {
         "the run was of ${RESUME[versions]}, but x.kong and y.kong are now $X_VERSION -> $Y_VERSION"
 
     lb_read_all
-    [[ ${RESUME[frozen]} != freeze ]] || lb_all '.freeze.state == "on"' || resume_refuse \
+    [[ ${RESUME[frozen]} != freeze ]] || freeze_holds || resume_refuse \
         "admin writes were frozen, but are allowed now"
 
     if [[ $STRATEGY = in-place ]]; then

@@ -22,6 +22,7 @@ declare -A SETTING_TYPE=(
     [db_timeout]=seconds    [lock_timeout]=seconds
     [start_timeout]=seconds [freeze_timeout]=seconds
     [hold]=duration         [jobs]=jobs
+    [freeze]=freeze
 )
 readonly SETTING_TYPE
 
@@ -34,6 +35,7 @@ declare -A SETTING=(
     [db_timeout]=3600       [lock_timeout]=3600
     [start_timeout]=60      [freeze_timeout]=60
     [hold]=1h               [jobs]=1
+    [freeze]=module
 )
 # What the settings mean: dual-cluster or, when Y has the database of X, in-place.
 STRATEGY=
@@ -139,6 +141,9 @@ setting_check() {
         seconds)
             [[ $value =~ ^[1-9][0-9]{0,5}$ ]] \
                 || setting_error "$number" "$key must be a number of seconds from 1 to 999999, got \"$value\""
+            ;;
+        freeze)
+            [[ $value = @(module|revoke) ]] || setting_error "$number" "$key must be module or revoke, got \"$value\""
             ;;
         jobs)
             [[ $value =~ ^[1-9][0-9]?$ ]] || setting_error "$number" "$key must be a number from 1 to 99, got \"$value\""

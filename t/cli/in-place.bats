@@ -178,3 +178,19 @@ y_answers() { curl -s -f -o /dev/null "http://127.0.0.1:${PORT[cp_y.admin]}/"; }
     set_conf y.db.name kong_other
     check 2 'is for in-place: leave out y.db.host' cp in-place
 }
+
+@test "freeze = revoke: the rights are back before up; rollback ends with them, too" {
+    local before
+    set_conf freeze revoke
+    set_conf x.admin "http://127.0.0.1:${PORT[cp_x.admin]}"
+    before=$(digest_x)
+    check 0 '' cp freeze
+    [ "$(sql_x "SELECT has_table_privilege('kong', 'consumers', 'INSERT, UPDATE, DELETE, TRUNCATE')")" = f ]
+    check 0 'may write to' cp in-place
+    [ "$(sql_x "SELECT has_table_privilege('kong', 'consumers', 'INSERT')")" = t ]
+    y_answers
+    check 0 'not any more' cp in-place
+    check 0 'is kept as kong_x-' cp rollback
+    [ "$(sql_x "SELECT has_table_privilege('kong', 'consumers', 'INSERT')")" = t ]
+    [ "$(digest_x)" = "$before" ]
+}
