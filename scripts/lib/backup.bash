@@ -8,6 +8,7 @@
 BACKUP=
 BACKUP_SHA256=
 BACKUP_SOURCE=
+BACKUP_PROVED=
 DUMP=
 BASELINE=
 # Seconds; with the digest before it, the time in which nobody may write.
@@ -15,7 +16,9 @@ readonly QUIET_WINDOW=0.5
 
 ## cp backup
 ##     Dump the database of X into work_dir, with a digest of the same snapshot.
-##     A dump that is still exactly what X holds is kept.
+##     A dump that is still exactly what X holds is kept. The dump is restored once,
+##     into a database that is made for it, compared and dropped again; "cp
+##     dual-cluster" leaves that to its own restore.
 cmd_cp_backup() {
     no_more_arguments "$@"
     settings_load
@@ -23,7 +26,7 @@ cmd_cp_backup() {
 }
 
 phase_backup() {
-    local dir=${SETTING[work_dir]} identity id part
+    local identity
 
     # After "up" of in-place there is no X but that in the dump.
     if in_place_begun; then
@@ -35,10 +38,16 @@ phase_backup() {
     identity=$(db_identity x "${SETTING[x.db.name]}")
     if backup_load && backup_is_good "$identity"; then
         STEP_RESULT='kept'
-        evidence dump "$BACKUP"
-        return
+    else
+        backup_make "$identity"
     fi
+    evidence dump "$BACKUP"
+    evidence sha256 "$BACKUP_SHA256"
+    test_restore
+}
 
+backup_make() {
+    local dir=${SETTING[work_dir]} id part
     backup_quiet_begin
     id=x-$(now %Y%m%dT%H%M%SZ)
     rm -rf -- "$dir"/x-*.tmp.*
@@ -48,11 +57,7 @@ phase_backup() {
         rm -rf -- "$dir/$id.$part"
         mv -- "$dir/$id.tmp.$part" "$dir/$id.$part"
     done
-    jq -n --arg id "$id" --arg source "$identity" --arg sha256 "$(backup_sha256 "$dir/$id.dump")" \
-        '{$id, $source, $sha256}' | save "$dir/backup.json"
-    backup_load || failed "$dir/backup.json does not say what was just written to it"
-    evidence dump "$BACKUP"
-    evidence sha256 "$BACKUP_SHA256"
+    backup_save "$id" "$1" "$(backup_sha256 "$dir/$id.dump")" ''
     say "      $DUMP, $(backup_bytes) bytes"
 }
 
@@ -73,12 +78,24 @@ backup_quiet() {
 somebody writes past the freeze, or there is none: end that, then run it again"
 }
 
+# backup_save ID SOURCE SHA256 PROVED
+backup_save() {
+    local file=${SETTING[work_dir]}/backup.json
+    jq -n --arg id "$1" --arg source "$2" --arg sha256 "$3" --arg proved "$4" '{$id, $source, $sha256, $proved}' | save "$file"
+    backup_load || failed "$file does not say what was just written to it"
+}
+
+# backup_proved HOW: it was restored, and compared.
+backup_proved() {
+    [[ $BACKUP_PROVED ]] || backup_save "$BACKUP" "$BACKUP_SOURCE" "$BACKUP_SHA256" "$1"
+}
+
 # backup_load: false when there is none yet.
 backup_load() {
     local dir=${SETTING[work_dir]} fields
     [[ -f $dir/backup.json ]] || return 1
-    fields=$(jq -r '.id, .sha256, .source' "$dir/backup.json" 2>/dev/null) || return 1
-    { read -r BACKUP; read -r BACKUP_SHA256; IFS= read -r BACKUP_SOURCE; } <<<"$fields" || return 1
+    fields=$(jq -r '.id, .sha256, .source, .proved // ""' "$dir/backup.json" 2>/dev/null) || return 1
+    { read -r BACKUP; read -r BACKUP_SHA256; IFS= read -r BACKUP_SOURCE; IFS= read -r BACKUP_PROVED || true; } <<<"$fields" || return 1
     DUMP=$dir/$BACKUP.dump BASELINE=$dir/$BACKUP.digest.json
     [[ -e $DUMP && -f $BASELINE && -f $dir/$BACKUP.rows ]]
 }

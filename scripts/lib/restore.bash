@@ -2,6 +2,7 @@
 
 RESTORE_ASKED=
 RESTORE_SAYS=
+TEST_RESTORE=
 
 ## cp restore
 ##     Create the database of Y and fill it with the dump.
@@ -35,6 +36,7 @@ phase_restore() {
     restore_run
     digest y "$SCRATCH/y.json"
     restore_compare
+    backup_proved "restored into $(db_label y)"
     restore_purge
     target_mark restored
     evidence database "$(db_label y)"
@@ -92,6 +94,10 @@ restore_compare() {
 
 # A dump that did not restore may be the reason, so the next run takes another.
 restore_failed() {
+    if [[ $TEST_RESTORE ]]; then
+        rm -f -- "${SETTING[work_dir]}/backup.json"
+        failed "the dump is no good, a test of it failed: $1; run it again to begin with a fresh dump"
+    fi
     if [[ $STRATEGY = in-place ]]; then
         failed "$1; the database that was there is kept under its other name; mend it and run \"kong-shift cp rollback\" again"
     fi
@@ -109,4 +115,45 @@ FROM to_regclass('%s') AS name WHERE name IS NOT NULL \\gexec\n" "$table"
         done | sql_row y
     )
     [[ ! $row =~ [^0[:space:]] ]] || failed "database $(db_label y): emptying ${DB_PURGED[*]} left rows: $row"
+}
+
+# test_restore: the dump into a database of its own, compared and dropped again.
+test_restore() {
+    local name=${SETTING[y.db.name]} mark=${SETTING[work_dir]}/test-restore sum
+    sum=$(printf '%s %s' "$(uname -n)" "${SETTING[work_dir]}" | sha256sum)
+    TEST_RESTORE=1 SETTING[y.db.name]=kong-shift-test-${sum:0:16}
+    # The marker is of a run that could not drop it.
+    if [[ -e $mark ]]; then
+        test_restore_drop
+    fi
+    if [[ ! $BACKUP_PROVED && $COMMAND != 'cp dual-cluster' ]]; then
+        test_restore_run "$mark"
+    fi
+    TEST_RESTORE='' SETTING[y.db.name]=$name
+    evidence proved "${BACKUP_PROVED:-not yet}"
+}
+
+test_restore_run() {
+    target_inspect
+    if [[ $TARGET_MAY_CREATE != 1 ]]; then
+        insist test-restore "dump $BACKUP should be restored once to be proved, but role ${SETTING[y.db.admin]} may not create \
+a database for that; set y.db.admin"
+        return
+    fi
+    [[ $TARGET = absent ]] || target_drop
+    : >"$1"
+    sync -- "$1"
+    target_create
+    restore_run
+    digest y "$SCRATCH/y.json"
+    restore_compare
+    test_restore_drop
+    backup_proved "restored into ${SETTING[y.db.name]}"
+    say "      the dump was restored once, and is what X held"
+}
+
+test_restore_drop() {
+    target_inspect
+    [[ $TARGET = absent ]] || target_drop
+    rm -f -- "${SETTING[work_dir]}/test-restore"
 }

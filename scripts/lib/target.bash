@@ -67,7 +67,7 @@ SQL
 # answers of paged lists, could change under the clients' feet.
 target_create() {
     local row encoding collate ctype
-    if [[ $STRATEGY = in-place ]]; then
+    if [[ $STRATEGY = in-place && ! $TEST_RESTORE ]]; then
         row=$(x_saved .encoding)
         [[ $row = *'|'*'|'* ]] || failed "${SETTING[work_dir]}/x-node.json does not tell the encoding of database ${SETTING[x.db.name]}"
     else

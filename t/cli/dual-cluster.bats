@@ -200,6 +200,10 @@ EOF
 @test "an empty database of the role is taken, as where the role may not create one" {
     pg_psql -c "CREATE DATABASE \"${Y_NAME//\"/\"\"}\" OWNER kong" -c 'ALTER ROLE kong NOCREATEDB'
     run kong_shift cp backup
+    [ "$status" -eq 3 ]
+    says 'may not create a database for that'
+    run kong_shift cp backup --force test-restore
+    [ "$status" -eq 0 ]
     run kong_shift cp restore
     pg_psql -c 'ALTER ROLE kong CREATEDB'
     echo "$output"
