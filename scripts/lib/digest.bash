@@ -76,10 +76,9 @@ SELECT format($f$
         'all', concat_ws(':', sum(row1), sum(row2)),
         'same', concat_ws(':', sum(row1) FILTER (WHERE lasting), sum(row2) FILTER (WHERE lasting)),
         'keys', concat_ws(':', sum(key1) FILTER (WHERE lasting), sum(key2) FILTER (WHERE lasting))%s)
-    FROM (SELECT *,
-            ('x' || left(row_digest, 16))::bit(64)::bigint AS row1, ('x' || right(row_digest, 16))::bit(64)::bigint AS row2,
-            ('x' || left(key_digest, 16))::bit(64)::bigint AS key1, ('x' || right(key_digest, 16))::bit(64)::bigint AS key2
-        FROM (SELECT kong_shift_row, md5(kong_shift_row::text) AS row_digest, md5(ROW(%s)::text) AS key_digest, %s AS lasting
+    FROM (SELECT *, hashtextextended(row_text, 0) AS row1, hashtextextended(row_text, 1) AS row2,
+            hashtextextended(key_text, 0) AS key1, hashtextextended(key_text, 1) AS key2
+        FROM (SELECT kong_shift_row, kong_shift_row::text COLLATE "C" AS row_text, ROW(%s)::text COLLATE "C" AS key_text, %s AS lasting
             FROM %s AS kong_shift_row OFFSET 0) AS digests) AS halves
     $f$, label, columns, key, lasting, name)
 FROM tables LEFT JOIN LATERAL (
