@@ -21,12 +21,20 @@ work_dir_open() {
     fi
     printf '%s\n' "$$" >"$dir/lock"
 
+    journal_mend "$dir/journal.jsonl"
     KONG_HOME=$dir
     RUN=$(now %Y%m%dT%H%M%SZ)-$$
     # bash keeps the lock in a close-on-exec copy, so that a daemon which one
     # of the steps starts cannot take the lock with it.
     "$@" 9>&-
     journal_show
+}
+
+# journal_mend FILE: a crash may have cut the last line short; the next must not
+# become the rest of it. A file that is new is only there once its folder is.
+journal_mend() {
+    [[ -z $(tail -c 1 -- "$1" 2>/dev/null) ]] || printf '\n' >>"$1" || true
+    [[ -e $1 ]] || { : >>"$1" && sync -- "${1%/*}"; } || failed "the journal $1 cannot be made"
 }
 
 # journal_show: for --json, how the steps of this run ended.

@@ -324,3 +324,10 @@ EOF
     [ "$status" -eq 3 ]
     says 'kong-shift cp migrate'
 }
+
+@test "a line of the journal that a crash cut short takes no other with it" {
+    mkdir -m 700 "$WORK"
+    printf '{"time":"2026' >"$WORK/journal.jsonl"
+    kong_shift cp freeze
+    [ "$(jq -rR 'fromjson? | .event' "$WORK/journal.jsonl" | paste -sd ' ')" = 'start end' ]
+}
