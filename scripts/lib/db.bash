@@ -48,7 +48,8 @@ sql() {
 # sql_row: the one row of a query that is never empty.
 sql_row() {
     local row
-    row=$(sql "$@")
+    # Within a command substitution "set -e" is off.
+    row=$(sql "$@") || exit
     [[ -n $row ]] || unknown "database $(db_label "${1%-admin}"): psql printed nothing where a row was due"
     printf '%s' "$row"
 }

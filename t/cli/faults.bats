@@ -1,0 +1,136 @@
+#!/usr/bin/env bats
+#
+# kong-shift and what goes wrong around it: each fault ends in one sentence and
+# an exit code, leaves X as it was, and the same command succeeds once it is gone.
+
+# shellcheck disable=SC2016,SC2030,SC2031,SC2119,SC2154
+
+bats_require_minimum_version 1.5.0
+
+setup_file()    { . "$BATS_TEST_DIRNAME/world.bash"; world_start; }
+teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
+
+setup() {
+    . "$BATS_TEST_DIRNAME/world.bash"
+    world_reset
+    BEFORE=$(digest_x)
+    BIN=$BATS_TEST_TMPDIR/bin
+    mkdir "$BIN"
+    cp "$CONF" "$BATS_TEST_TMPDIR/conf"
+}
+
+# fault CODE TEXT: dual-cluster ends so, with this as its only sentence; the
+# gate is closed, X as before.
+fault() {
+    local code=$1 text=$2
+    PATH=$BIN:$PATH run --separate-stderr kong_shift cp dual-cluster
+    echo "$output"
+    echo "$stderr"
+    [ "$status" -eq "$code" ]
+    [ "$(wc -l <<<"$stderr")" = 1 ]
+    [[ $stderr == "kong-shift: "*"$text"* ]] || { echo "not said: $text"; return 1; }
+    [[ $stderr != *"$PASSWORD"* && $stderr != *'cr\et'* ]]
+    [ "$(digest_x)" = "$BEFORE" ]
+    [ "$(get gate .state)" = closed ]
+}
+
+# way_on [COMMAND]: the fault is gone, and the command brings it to its end.
+way_on() {
+    rm -f "$BIN"/*
+    cp "$BATS_TEST_TMPDIR/conf" "$CONF"
+    run kong_shift "${@:-cp dual-cluster}"
+    echo "$output"
+    [ "$status" -eq 0 ]
+    [ "$(get gate .state)" = open ]
+    [ "$(sql_y 'SELECT count(*) FROM consumers')" = 3 ]
+    [ "$(digest_x)" = "$BEFORE" ]
+}
+
+# tool NAME: a script in front of NAME; REAL is the true one.
+tool() {
+    { printf '#!/bin/bash\nREAL=%q\n[[ $1 != --version ]] || exec "$REAL" "$@"\n' "$PG_BIN/$1"; cat; } >"$BIN/$1"
+    chmod +x "$BIN/$1"
+}
+
+# kong_y: a script in front of y.kong.
+kong_y() {
+    { printf '#!/bin/bash\nREAL=%q\n' "${KONG[y]}"; cat; echo 'exec "$REAL" "$@"'; } >"$BIN/kong"
+    chmod +x "$BIN/kong"
+    set_conf y.kong "$BIN/kong"
+}
+
+# cutter DATABASE TABLE MODE: "$BIN/cut" holds the table; who waits for it for a
+# second loses its connection.
+cutter() {
+    cat >"$BIN/cut" <<EOF2
+#!/bin/bash
+rm -f $BIN/held
+PGHOST=$PGHOST PGPORT=$PGPORT PGUSER=$PG_SUPERUSER PGPASSFILE=$PG_PASSFILE PGDATABASE=$(printf %q "$1") PGAPPNAME=cut \\
+    $PG_BIN/psql -X -q -A -t >/dev/null 2>&1 <<'SQL' &
+BEGIN;
+LOCK TABLE $2 IN $3 MODE;
+\\! touch $BIN/held
+DO \$\$ BEGIN
+    FOR i IN 1..100 LOOP
+        PERFORM pg_sleep(0.1);
+        PERFORM pg_stat_clear_snapshot();
+        PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock';
+        EXIT WHEN FOUND;
+    END LOOP;
+END \$\$;
+COMMIT;
+SQL
+while [[ ! -e $BIN/held ]]; do sleep 0.05; done
+EOF2
+    chmod +x "$BIN/cut"
+}
+
+@test "PostgreSQL down, or a balancer of two that does not answer: unknown, nothing begun" {
+    set_conf x.db.port 1
+    fault 4 'look at x.db.host and x.db.port, and whether PostgreSQL runs'
+    cp "$BATS_TEST_TMPDIR/conf" "$CONF"
+    echo 'lb = http://127.0.0.1:1/shift' >>"$CONF"
+    fault 4 'http://127.0.0.1:1/shift: reading the shift kong: no answer'
+    [ "$(get freeze .state)" = off ]
+}
+
+@test "connection cut in the middle of the dump, then the disk full" {
+    cutter kong_x routes 'ACCESS EXCLUSIVE'
+    tool pg_dump <<<"$BIN/cut; exec \"\$REAL\" \"\$@\""
+    fault 1 'pg_dump of database'
+    # the file that -f names
+    tool pg_dump <<<'file=${*: -1}; rm -f "$file"; ln -s /dev/full "$file"; exec "$REAL" "$@"'
+    fault 1 'No space left on device'
+    [ "$(find "$WORK" -name 'x-*' | wc -l)" = 0 ]
+    way_on
+}
+
+@test "connection cut in the middle of the restore: the target stays empty" {
+    tool pg_restore <<'EOF2'
+[[ $1 != -l ]] || exec "$REAL" "$@"
+{ "$REAL" -f - "${@: -1}" | head -n 150; echo 'SELECT pg_terminate_backend(pg_backend_pid());'; } \
+    | psql -X -q -1 -v ON_ERROR_STOP=1 -d "${@: -2:1}" >/dev/null
+EOF2
+    fault 1 'pg_restore into database'
+    [ "$(sql_y "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")" = 0 ]
+    way_on
+}
+
+@test "finish aborted, as another node holds the lock" {
+    cat >"$BIN/lock" <<EOF2
+PGHOST=$PGHOST PGPORT=$PGPORT PGUSER=$PG_SUPERUSER PGPASSFILE=$PG_PASSFILE PGDATABASE=$(printf %q "$Y_NAME") $PG_BIN/psql -X -q \\
+    -c "INSERT INTO locks (key, owner, ttl) VALUES ('migrations', 'another-node', now() + interval '1 hour')"
+EOF2
+    kong_y <<<"[[ \"\$1 \$2\" != 'migrations finish' ]] || bash $BIN/lock"
+    fault 3 'is locked for migrations by another-node'
+    way_on
+}
+
+@test "CP Y with another cluster certificate: refused before anything is changed" {
+    openssl req -new -x509 -nodes -days 30 -subj /CN=kong_clustering -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 \
+        -keyout "$BATS_TEST_TMPDIR/other.key" -out "$BATS_TEST_TMPDIR/other.crt" 2>/dev/null
+    sed "s|^cluster_cert = .*|cluster_cert = $BATS_TEST_TMPDIR/other.crt|" "$RUN/cp_y.conf" >"$BATS_TEST_TMPDIR/cp_y.conf"
+    set_conf y.conf "$BATS_TEST_TMPDIR/cp_y.conf"
+    fault 3 'cluster certificate'
+    [ "$(get freeze .state)" = off ]
+}
