@@ -134,3 +134,31 @@ EOF2
     fault 3 'cluster certificate'
     [ "$(get freeze .state)" = off ]
 }
+
+@test "up timed out, but its server went on: never run twice on one copy" {
+    kong_y <<<'[[ "$1 $2" != "migrations up" ]] || { "$REAL" "$@"; echo "Error: [PostgreSQL error] timeout"; exit 1; }'
+    fault 1 'ended with 1: Error: [PostgreSQL error] timeout; X is untouched'
+    way_on cp resume
+    [ "$(jq -rs '[.[] | select(.step == "restore" and .event == "end") | .result] | join(" ")' "$WORK/journal.jsonl")" = 'done done' ]
+}
+
+@test "odd names in every setting are only names" {
+    local key odd='a b'\''"; $(touch x) `touch x` \ %s'
+    cd "$BATS_TEST_TMPDIR"
+    while IFS= read -r key; do
+        case $key in
+            *_timeout | hold | jobs | *.port | freeze | lb) continue ;;
+            *.start | *.stop | *.kong | *.header_file | *.ca | *.cert | *.key | *.watch) odd="/nonexistent/ \$(touch x); touch x" ;;
+            *.admin) odd='http://127.0.0.1:1/$(touch${IFS}x);`touch${IFS}x`' ;;
+            *.conf | *.prefix | passfile | work_dir) odd="$BATS_TEST_TMPDIR/a b'\"; \$(touch x)" ;;
+            *) odd='a b'\''"; $(touch x) `touch x` \ %s' ;;
+        esac
+        cp conf "$CONF"
+        set_conf "$key" "$odd"
+        run --separate-stderr kong_shift cp freeze
+        echo "$key: $status $stderr"
+        [[ $status = [0-4] && $(wc -l <<<"$stderr") = 1 && ! -e x ]]
+        put freeze '{"state":"off"}'
+    done < <(bash -c '. "$1/scripts/lib/settings.bash"; printf "%s\n" "${!SETTING_TYPE[@]}"' - "$ROOT" | sort)
+    [ "$(digest_x)" = "$BEFORE" ]
+}
