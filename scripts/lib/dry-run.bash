@@ -156,6 +156,10 @@ dry_resume() {
         dry_rollback
         return
     fi
+    if [[ $COMMAND = 'cp finish' ]]; then
+        dry_finish
+        return
+    fi
     dry_guards
     plan_commands >>"$SCRATCH/dry"
 }

@@ -11,6 +11,10 @@ cmd_cp_finish() {
     [[ $STRATEGY = in-place ]] || refuse \
         "this is a dual-cluster upgrade: \"kong migrations finish\" was run on the copy by the step migrate, nothing is left to finish"
     need_upgrade
+    if finish_early; then
+        say "nothing is left to finish: across a major version \"kong migrations finish\" was run by the step migrate"
+        return
+    fi
     finish_typed "$@"
     work_dir_open finish
 }
@@ -20,6 +24,11 @@ finish() {
     step 2/3 finish    phase_finish
     step 3/3 read-back phase_finish_read_back
     say "the database is Y's ($Y_VERSION) alone now. Only restoring dump $BACKUP would bring X back: kong-shift cp rollback"
+}
+
+# finish_early: "cp in-place" has done it.
+finish_early() {
+    in_place_crosses && in_place_begun && [[ $(migrate_pending) = none ]]
 }
 
 # finish_typed [SHIFT]
@@ -79,8 +88,9 @@ phase_finish() {
         STEP_RESULT='nothing was pending'
         return
     fi
-    migrate_run finish current "run \"kong-shift cp finish\" again"
+    # Before, lest a kill leaves the baseline of what is not there any more.
     baseline_y_forget
+    migrate_run finish current "run \"kong-shift cp finish\" again"
 }
 
 phase_finish_read_back() {

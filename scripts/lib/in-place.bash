@@ -15,13 +15,16 @@ readonly PLANE_RETRY=12
 ##     Freezes admin writes, stops CP X, dumps its database, runs "kong migrations
 ##     up", starts CP Y and compares. The DPs of X go on with what they have. Until
 ##     "kong migrations up" X is untouched; after it "cp rollback" restores the dump.
+##     Across a major version (--force major) "kong migrations finish" is run at once.
 cmd_cp_in_place() {
     no_more_arguments "$@"
     settings_load
     need_strategy in-place
     need_upgrade
+    local finish=
     in_place_warnings
-    confirm "this freezes admin writes to shift ${SETTING[shift]}, stops CP X and migrates its database ${SETTING[x.db.name]}; \
+    ! in_place_crosses || finish=' and finishes'
+    confirm "this freezes admin writes to shift ${SETTING[shift]}, stops CP X and migrates$finish its database ${SETTING[x.db.name]}; \
 both warnings are understood"
     work_dir_open in_place
 }
@@ -52,6 +55,13 @@ cmd_cp_stop() {
 
 # Also said by plan, and once more at the end of the run.
 in_place_warning_list() {
+    if in_place_crosses; then
+        cat <<EOF2
+CP Y ($Y_VERSION) refuses the DPs of X ($X_VERSION, another major version), and there is no CP X for them any more: they go on with the configuration they have
+across a major version "kong migrations finish" is run at once, after "up": only restoring the dump brings X back, "kong-shift cp rollback" does it
+EOF2
+        return
+    fi
     cat <<EOF2
 keep the cluster port of CP Y closed to the DPs of X until CP Y is validated: a CP Y that has it sends its configuration to all of them at once
 "kong-shift cp finish" removes the way back to X, but for restoring the dump: run it only when every pool has been on Y for long
@@ -194,17 +204,21 @@ never run it twice: \"kong-shift cp rollback\" restores dump $BACKUP and starts 
 }
 
 in_place_migrate() {
-    local state
     in_place_inspect
     case $IN_PLACE in
         half)     in_place_half ;;
-        migrated)
-            baseline_y
-            verify_migrated
-            STEP_RESULT='kept'
-            return
-            ;;
+        migrated) STEP_RESULT='kept' ;;
+        *)        in_place_up ;;
     esac
+    in_place_finish
+    migrate_unlocked
+    baseline_y
+    verify_migrated
+    evidence pending "$(migrate_pending)"
+}
+
+in_place_up() {
+    local state
     versions_known
     backup_need
     ! node_up x || refuse "CP X still answers at x.admin ${SETTING[x.admin]}; run \"kong-shift cp stop\" first"
@@ -227,10 +241,27 @@ in_place_migrate() {
     else
         STEP_RESULT='nothing to migrate'
     fi
-    migrate_unlocked
-    baseline_y
-    verify_migrated
-    evidence pending "$(migrate_pending)"
+}
+
+# in_place_crosses: X and Y are known to differ in the major version.
+in_place_crosses() {
+    if ! ( versions_known ) 2>/dev/null; then
+        rm -f -- "$SCRATCH/error"
+        return 1
+    fi
+    versions_known
+    [[ $STRATEGY = in-place && ${X_VERSION%%.*} != "${Y_VERSION%%.*}" ]]
+}
+
+# The DPs of Y refuse what only "finish" rewrites, and no DP of X hangs on CP Y:
+# across a major version there is nothing to wait for.
+in_place_finish() {
+    versions_known
+    in_place_crosses && [[ $(migrate_pending) != none ]] || return 0
+    baseline_y_forget
+    migrate_run finish current "\"kong-shift cp rollback\" restores dump $BACKUP and starts CP X"
+    migrate_read_back
+    STEP_RESULT='done'
 }
 
 # The dump is of what is there now, and no other CP X hears from DPs.

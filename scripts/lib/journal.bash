@@ -68,7 +68,7 @@ step() {
     journal start
     "$function"
     journal end result "$STEP_RESULT" seconds "$(seconds_since "$STEP_BEGUN")" "${STEP_EVIDENCE[@]}"
-    say "      $STEP_RESULT in $(seconds_since "$STEP_BEGUN") s"
+    say "      $STEP_RESULT ($(seconds_since "$STEP_BEGUN") s)"
     STEP=
 }
 

@@ -95,6 +95,7 @@ plan_commands() {
     plan_line backup "$(plan_db x "${WORDS[@]}" --snapshot=SNAPSHOT -f "$DUMP")"
     if [[ $STRATEGY = in-place ]]; then
         plan_migrate up migrate
+        ! in_place_crosses || plan_migrate finish migrate
     else
         plan_restore
         plan_migrate up migrate
@@ -109,7 +110,7 @@ plan_commands() {
     fi
     plan_put open "$(jq -nc --arg strategy "$STRATEGY" --arg journal "${SETTING[work_dir]}/journal.jsonl" \
         '{state: "open", evidence: {$strategy, x: "X", y: "Y", $journal}}')"
-    [[ $STRATEGY != in-place ]] || plan_migrate finish "much later: cp finish"
+    [[ $STRATEGY != in-place ]] || in_place_crosses || plan_migrate finish "much later: cp finish"
 }
 
 plan_freeze() {

@@ -3,7 +3,7 @@
 declare -A RESUME=()
 
 ## cp resume
-##     Go on with the "cp dual-cluster", "cp in-place" or "cp rollback" that was cut short.
+##     Go on with the "cp dual-cluster", "cp in-place", "cp finish" or "cp rollback" that was cut short.
 ##     What the journal says is held against what is there. Where the two differ
 ##     it stops: the command itself goes on from what is there, "cp rollback" gives up.
 cmd_cp_resume() {
@@ -29,8 +29,9 @@ cmd_cp_resume() {
 resume_may() {
     [[ ${RESUME[command]} = "cp $STRATEGY" || ${RESUME[command]} = @(cp rollback|cp finish) ]] || refuse \
         "the run was ${RESUME[command]}, but y.db.* and x.db.* now mean $STRATEGY; put them back"
-    [[ ${RESUME[command]} != 'cp finish' ]] || refuse \
-        "cp finish was ${RESUME[how]} in step ${RESUME[step]}; it asks for the name of the shift, so run it again yourself: kong-shift cp finish"
+    # Where it said no, the name of the shift must be typed again.
+    [[ ${RESUME[command]}/${RESUME[step]}/${RESUME[how]} != 'cp finish/check/ended: '* ]] || refuse \
+        "cp finish was ${RESUME[how]}; nothing was begun, so run it again yourself: kong-shift cp finish"
 }
 
 resume() {
@@ -39,6 +40,11 @@ resume() {
     COMMAND=${RESUME[command]}
     if [[ $COMMAND = 'cp rollback' ]]; then
         rollback
+        return
+    fi
+    if [[ $COMMAND = 'cp finish' ]]; then
+        # Its first step compares all there is.
+        finish
         return
     fi
     resume_compare

@@ -36,11 +36,14 @@ class FixedName(AbstractResolver):
 
 
 def check(config, minor):
-    """What makes an older data plane refuse a configuration of a newer control plane."""
+    """What makes a data plane refuse a configuration: one for newer ones, or rows that "finish" has not rewritten."""
     for position, plugin in enumerate(config.get("plugins", ()), 1):
+        entry = f"bad config received from control plane in 'plugins':\n  - in entry {position} of 'plugins':\n    in 'config':\n"
+        headers = plugin["config"].get("headers") if plugin["name"] == "http-log" else None
+        if minor >= (3, 0) and headers and not all(isinstance(value, str) for value in headers.values()):
+            raise BadConfig(entry + "      in 'headers': expected a string")
         if plugin["name"] != "rate-limiting" or minor >= (3, 6):
             continue
-        entry = f"bad config received from control plane in 'plugins':\n  - in entry {position} of 'plugins':\n    in 'config':\n"
         if "redis" in plugin["config"]:
             raise BadConfig(entry + "      in 'redis': unknown field")
         if plugin["config"].get("policy") == "redis" and not plugin["config"].get("redis_host"):
