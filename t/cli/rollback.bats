@@ -5,6 +5,8 @@
 
 # shellcheck disable=SC2016,SC2030,SC2031,SC2119,SC2154
 
+bats_require_minimum_version 1.5.0
+
 setup_file()    { . "$BATS_TEST_DIRNAME/world.bash"; world_start; }
 setup()         { . "$BATS_TEST_DIRNAME/world.bash"; world_reset; sql_x 'DELETE FROM clustering_data_planes'; }
 teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
@@ -35,7 +37,10 @@ EOF2
     chmod +x "$BATS_TEST_TMPDIR/bin/sync"
 }
 
-killed() { PATH=$BATS_TEST_TMPDIR/bin:$PATH kong_shift "$@" >/dev/null 2>&1; }
+# What it leaves behind must hold no password either.
+killed() { TMPDIR=$BATS_TEST_TMPDIR PATH=$BATS_TEST_TMPDIR/bin:$PATH kong_shift "$@" >>"$BATS_TEST_TMPDIR/said" 2>&1; }
+
+no_password() { run ! grep -rlF -e '(touch x)' "$BATS_TEST_TMPDIR"; }
 
 names_of_y() { pg_psql -c "SELECT count(*) FROM pg_database WHERE datname LIKE 'kong y%$1'"; }
 
@@ -167,6 +172,7 @@ all_is_back() {
         fi
         all_is_up
     done
+    no_password
 }
 
 @test "killed at every line of the journal: resume brings rollback to the same end" {
@@ -180,6 +186,7 @@ all_is_back() {
         check 0 'cp rollback' cp resume
         all_is_back
     done
+    no_password
 }
 
 @test "resume: nothing to resume; another run's words" {
