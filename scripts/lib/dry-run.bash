@@ -37,6 +37,7 @@ dry_run() {
         'cp resume')      dry_resume ;;
         'cp unfreeze')    dry_unfreeze ;;
         'cp finish')      dry_finish "$@" ;;
+        decommission)     dry_decommission ;;
         *)                dry_step "${COMMAND#cp }" ;;
     esac
     dry_print
@@ -99,6 +100,18 @@ dry_finish() {
 dry_guards() {
     plan_guards
     jq -r 'select(.result | IN("ok", "forced") | not) | "kong-shift: guard \(.guard): \(.found)"' "$SCRATCH/guards" >&2
+}
+
+dry_decommission() {
+    phase_decommission_check
+    {
+        if node_up x; then
+            node_words x stop
+            plan_line retire "$(quoted "${WORDS[@]}")"
+        fi
+        dry_put unfreeze freeze '{"state":"off"}'
+        plan_line canary "$(quoted curl -X POST "${SETTING[y.admin]}/consumers")  # and DELETE, once every DP has it"
+    } >>"$SCRATCH/dry"
 }
 
 dry_rollback() {

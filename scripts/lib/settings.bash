@@ -22,7 +22,7 @@ declare -A SETTING_TYPE=(
     [db_timeout]=seconds    [lock_timeout]=seconds
     [start_timeout]=seconds [freeze_timeout]=seconds
     [hold]=duration         [jobs]=jobs
-    [freeze]=freeze
+    [freeze]=freeze         [canary_timeout]=seconds
 )
 readonly SETTING_TYPE
 
@@ -35,7 +35,7 @@ declare -A SETTING=(
     [db_timeout]=3600       [lock_timeout]=3600
     [start_timeout]=60      [freeze_timeout]=60
     [hold]=1h               [jobs]=1
-    [freeze]=module
+    [freeze]=module         [canary_timeout]=60
 )
 # What the settings mean: dual-cluster or, when Y has the database of X, in-place.
 STRATEGY=
