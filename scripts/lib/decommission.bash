@@ -19,7 +19,7 @@ cmd_decommission() {
 decommission() {
     step 1/4 check    phase_decommission_check
     step 2/4 retire   phase_retire_x
-    step 3/4 unfreeze phase_retire_unfreeze
+    step 3/4 unfreeze phase_unfreeze
     step 4/4 canary   phase_canary
     say "CP Y ($Y_VERSION) is all there is now. Keep the dump $DUMP (sha256 $BACKUP_SHA256)."
     [[ $STRATEGY = in-place ]] || say "Database $(db_label x) is left where it is; drop it yourself when nobody wants it any more."
@@ -101,15 +101,6 @@ phase_retire_x() {
     fi
     kong_admin_is x "$X_VERSION"
     node_stop x
-}
-
-phase_retire_unfreeze() {
-    lb_read_all
-    if lb_all '.freeze.state == "off"'; then
-        STEP_RESULT='already off'
-        return
-    fi
-    lb_put_all freeze "$(jq -nc --arg comment "$(comment)" '{state: "off", $comment}')" .state '"off"'
 }
 
 # A consumer that means nothing, made and removed again.

@@ -87,6 +87,8 @@ unfreeze_behind_gate() {
         say "      the gate is closed"
         return
     fi
+    # X is stopped by then, and that was asked already.
+    [[ $COMMAND != decommission ]] || return 0
     confirm "the gate is open and the new pool in use: an admin write now reaches X or Y, not both"
 }
 
