@@ -10,6 +10,7 @@ declare -a STEP_EVIDENCE=()
 work_dir_open() {
     local dir=${SETTING[work_dir]} owner=
 
+    work_dir_ours
     mkdir -p -- "$dir/log" 2>"$SCRATCH/mkdir.err" \
         || failed "work_dir \"$dir\" cannot be made: $(log_says "$SCRATCH/mkdir.err")"
     [[ -w $dir ]] || failed "work_dir \"$dir\" cannot be written to"
@@ -28,6 +29,18 @@ work_dir_open() {
     # of the steps starts cannot take the lock with it.
     "$@" 9>&-
     journal_show
+}
+
+# Who may write to work_dir decides what is restored, and reads every key of Kong.
+work_dir_ours() {
+    local dir=${SETTING[work_dir]} path owner mode
+    for path in "$dir" "$dir/."; do
+        [[ -e $path || -L $path ]] || continue
+        owner=$(stat -c %u -- "$path") mode=$(stat -L -c %a -- "$path") || failed "work_dir \"$dir\" cannot be looked at"
+        [[ $owner = "$EUID" ]] || credential_error work_dir \
+            "\"$dir\" belongs to $(stat -c %U -- "$path"), not to $(id -un), who runs this; choose another, or chown it"
+        (( (8#$mode & 8#22) == 0 )) || credential_error work_dir "\"$dir\" has mode $mode, so others may write to it; chmod 700"
+    done
 }
 
 # journal_mend FILE: a crash may have cut the last line short; the next must not

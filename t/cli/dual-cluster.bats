@@ -331,3 +331,27 @@ EOF
     kong_shift cp freeze
     [ "$(jq -rR 'fromjson? | .event' "$WORK/journal.jsonl" | paste -sd ' ')" = 'start end' ]
 }
+
+@test "a work_dir that others may write to is refused; one that is made is mode 700" {
+    local dir
+    kong_shift cp freeze
+    [ "$(stat -c %a "$WORK")" = 700 ]
+    for dir in mode link; do
+        mkdir -p "$BATS_TEST_TMPDIR/mode"
+        chmod 770 "$BATS_TEST_TMPDIR/mode"
+        ln -sfn mode "$BATS_TEST_TMPDIR/link"
+        set_conf work_dir "$BATS_TEST_TMPDIR/$dir"
+        run kong_shift cp freeze
+        echo "$output"
+        [ "$status" -eq 2 ]
+        [[ $output == *"$dir\" has mode 770, so others may write to it; chmod 700"* ]]
+        [ -z "$(ls -A "$BATS_TEST_TMPDIR/mode")" ]
+    done
+    # Somebody else's; to be had as root only.
+    (( EUID == 0 )) || return 0
+    chmod 700 "$BATS_TEST_TMPDIR/mode"
+    chown nobody "$BATS_TEST_TMPDIR/mode"
+    run kong_shift cp freeze
+    [ "$status" -eq 2 ]
+    [[ $output == *'link" belongs to nobody, not to root'* ]]
+}
