@@ -103,19 +103,34 @@ phase_retire_x() {
     node_stop x
 }
 
-# A consumer that means nothing, made and removed again.
+# A consumer that means nothing, made and removed again. Each change is seen to
+# arrive before the next, or the one would pass for the other.
 phase_canary() {
     local name=$CANARY_TAG-$RUN before
-    canary_remove
-    planes_read y || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
-    before=$(jq -c '[.[] | select(.verdict != "stale") | {id, config_hash}]' <<<"$REPLY")
+    canary_gone
+    canary_planes
+    before=$REPLY
     admin_call y POST /consumers "$(jq -nc --arg name "$name" --arg tag "$CANARY_TAG" '{username: $name, tags: [$tag]}')" \
         || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
     [[ $HTTP_STATUS = 201 ]] || failed "CP Y does not take admin writes: POST ${SETTING[y.admin]}/consumers was answered $(http_says y.admin)"
     canary_wait "$before"
-    canary_remove
+    canary_gone
     evidence canary "$name"
     evidence dps "$(jq length <<<"$before")"
+}
+
+# canary_planes: the DPs that are alive and what they have, into REPLY.
+canary_planes() {
+    planes_read y || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
+    REPLY=$(jq -c '[.[] | select(.verdict != "stale") | {id, config_hash}]' <<<"$REPLY")
+}
+
+canary_gone() {
+    local before
+    canary_planes
+    before=$REPLY
+    canary_remove
+    (( REPLY == 0 )) || canary_wait "$before"
 }
 
 # canary_wait BEFORE: every DP that was alive then has got one other configuration.
@@ -138,13 +153,15 @@ ${left%$'\n'end}; look at \"kong-shift dp list\", then run it again"
     done
 }
 
-# Also those of runs that were cut short.
+# Also those of runs that were cut short; how many there were, into REPLY.
 canary_remove() {
-    local id
+    local id count=0
     admin_call y GET "/consumers?tags=$CANARY_TAG" || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
     [[ $HTTP_STATUS = 200 ]] || unknown "GET ${SETTING[y.admin]}/consumers was answered $(http_says y.admin)"
     for id in $(field '.data[] | select(.username | startswith("kong-shift-canary-")) | .id'); do
         admin_call y DELETE "/consumers/$id" || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
         [[ $HTTP_STATUS = 204 ]] || failed "the consumer $id of a canary write could not be removed: $(http_says y.admin); remove it yourself"
+        count=$(( count + 1 ))
     done
+    REPLY=$count
 }

@@ -70,6 +70,7 @@ row() {
     # Again, with what a run that was killed left behind, and a DP that hears nothing.
     curl -s -f -o /dev/null -d username=kong-shift-canary-old -d 'tags[]=kong-shift-canary' \
         "http://127.0.0.1:${PORT[cp_y.admin]}/consumers"
+    sleep 2
     check 0 'already down' decommission
     [ "$(sql_y "SELECT count(*) FROM consumers WHERE username LIKE 'kong-shift%'")" = 0 ]
     set_conf canary_timeout 2
