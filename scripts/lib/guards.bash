@@ -35,13 +35,14 @@ declare -a OPT_FORCE=() FORCED=()
 
 # force_check: refuses a --force that would do nothing.
 force_check() {
-    local name names=("${GUARDS_FORCEABLE[@]}" columns test-restore)
+    local name names=("${GUARDS_FORCEABLE[@]}" columns test-restore schemas)
     (( ${#OPT_FORCE[@]} > 0 )) || return 0
     case $COMMAND in
         plan | 'cp preflight' | 'cp dual-cluster' | 'cp in-place' | 'cp open' | 'cp resume') ;;
         # Those asked in the middle, where plan cannot ask yet.
         'cp backup')                names=(test-restore) ;;
-        'cp migrate' | 'cp verify') names=(columns) ;;
+        'cp migrate')               names=(columns) ;;
+        'cp verify')                names=(columns schemas) ;;
         weight)                     names=(drift) ;;
         *)  usage "--force has no meaning for \"$COMMAND\"" ;;
     esac

@@ -108,6 +108,7 @@ plan_commands() {
     else
         plan_line verify "compare $(db_label x) with the dump, $(db_label y) with it, row by row"
     fi
+    plan_line verify "$(quoted curl -X POST "${SETTING[y.admin]}/schemas/plugins/validate")  # each plugin of CP Y; changes nothing"
     plan_put open "$(jq -nc --arg strategy "$STRATEGY" --arg journal "${SETTING[work_dir]}/journal.jsonl" \
         '{state: "open", evidence: {$strategy, x: "X", y: "Y", $journal}}')"
     [[ $STRATEGY != in-place ]] || in_place_crosses || plan_migrate finish "much later: cp finish"

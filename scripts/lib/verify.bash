@@ -29,6 +29,8 @@ run \"kong-shift cp dual-cluster\" again for a fresh copy"
 
     verify_node
     plugins_verify
+    guard_run schemas
+    [[ ! -s $SCRATCH/found ]] || evidence schemas "$(<"$SCRATCH/found")"
     [[ $STRATEGY != in-place ]] || quarantine_proof
 }
 
