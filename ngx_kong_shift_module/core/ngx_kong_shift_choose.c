@@ -39,6 +39,14 @@ ngx_kong_shift_word(const ngx_kong_shift_state_t *st, unsigned slot)
         word |= NGX_KONG_SHIFT_WORD_FREEZE;
     }
 
+    if (st->drained[NGX_KONG_SHIFT_OLD]) {
+        word |= NGX_KONG_SHIFT_WORD_DRAINED << NGX_KONG_SHIFT_OLD;
+    }
+
+    if (st->drained[NGX_KONG_SHIFT_NEW]) {
+        word |= NGX_KONG_SHIFT_WORD_DRAINED << NGX_KONG_SHIFT_NEW;
+    }
+
     if (slot) {
         word |= NGX_KONG_SHIFT_WORD_SLOT;
     }
@@ -69,33 +77,53 @@ ngx_kong_shift_mix(uint32_t key, uint32_t seed)
 }
 
 
+unsigned
+ngx_kong_shift_is_open(uint64_t word, unsigned gated,
+    ngx_kong_shift_pool_e pool)
+{
+    if (word & (NGX_KONG_SHIFT_WORD_DRAINED << pool)) {
+        return 0;
+    }
+
+    return pool == NGX_KONG_SHIFT_OLD
+           || (!(word & NGX_KONG_SHIFT_WORD_ABORTED)
+               && (!gated || (word & NGX_KONG_SHIFT_WORD_OPEN)));
+}
+
+
+unsigned
+ngx_kong_shift_may_take(uint64_t word, unsigned gated,
+    ngx_kong_shift_pool_e pool, unsigned empty)
+{
+    if ((empty & (1 << pool)) || !ngx_kong_shift_is_open(word, gated, pool)) {
+        return 0;
+    }
+
+    return pool == NGX_KONG_SHIFT_OLD
+           || ngx_kong_shift_effective(word, gated) > 0;
+}
+
+
 ngx_kong_shift_choice_t
-ngx_kong_shift_choose(uint64_t word, unsigned gated,
+ngx_kong_shift_choose(uint64_t word, unsigned gated, unsigned empty,
     ngx_kong_shift_pool_e override, const uint32_t *hash, uint64_t *credit)
 {
     uint32_t                 weight;
     uint64_t                 before;
     ngx_kong_shift_choice_t  choice;
 
-    choice.pool = NGX_KONG_SHIFT_OLD;
+    /* an override is void where the pool is closed to everybody */
 
-    if (override != NGX_KONG_SHIFT_ANY) {
+    if (override != NGX_KONG_SHIFT_ANY
+        && ngx_kong_shift_is_open(word, gated, override))
+    {
+        choice.pool = override;
         choice.reason = NGX_KONG_SHIFT_BY_OVERRIDE;
 
-        if (override == NGX_KONG_SHIFT_OLD) {
-            return choice;
-        }
-
-        if (!(word & NGX_KONG_SHIFT_WORD_ABORTED)
-            && (!gated || (word & NGX_KONG_SHIFT_WORD_OPEN)))
-        {
-            choice.pool = NGX_KONG_SHIFT_NEW;
-            return choice;
-        }
-
-        /* new is closed to everybody: the override is void */
+        return choice;
     }
 
+    choice.pool = NGX_KONG_SHIFT_OLD;
     weight = ngx_kong_shift_effective(word, gated);
 
     if (hash) {
@@ -105,24 +133,28 @@ ngx_kong_shift_choose(uint64_t word, unsigned gated,
             choice.pool = NGX_KONG_SHIFT_NEW;
         }
 
-        return choice;
+    } else {
+        choice.reason = NGX_KONG_SHIFT_BY_WEIGHT;
+
+        if (weight >= NGX_KONG_SHIFT_FULL) {
+            choice.pool = NGX_KONG_SHIFT_NEW;
+
+        } else if (weight) {
+            before = __atomic_fetch_add(credit, weight, __ATOMIC_RELAXED);
+
+            if (before % NGX_KONG_SHIFT_FULL + weight
+                >= NGX_KONG_SHIFT_FULL)
+            {
+                choice.pool = NGX_KONG_SHIFT_NEW;
+            }
+        }
     }
 
-    choice.reason = NGX_KONG_SHIFT_BY_WEIGHT;
-
-    if (weight == 0) {
-        return choice;
-    }
-
-    if (weight >= NGX_KONG_SHIFT_FULL) {
-        choice.pool = NGX_KONG_SHIFT_NEW;
-        return choice;
-    }
-
-    before = __atomic_fetch_add(credit, weight, __ATOMIC_RELAXED);
-
-    if (before % NGX_KONG_SHIFT_FULL + weight >= NGX_KONG_SHIFT_FULL) {
-        choice.pool = NGX_KONG_SHIFT_NEW;
+    if ((empty & (1 << choice.pool))
+        && ngx_kong_shift_may_take(word, gated, !choice.pool, empty))
+    {
+        choice.pool = !choice.pool;
+        choice.reason = NGX_KONG_SHIFT_BY_FALLBACK;
     }
 
     return choice;

@@ -9,6 +9,16 @@
 #include "ngx_kong_shift_core.h"
 
 
+static ngx_kong_shift_result_e ngx_kong_shift_check_weight(
+    const ngx_kong_shift_state_t *st, const ngx_kong_shift_change_t *change,
+    unsigned gated);
+static ngx_kong_shift_result_e ngx_kong_shift_set_drain(
+    ngx_kong_shift_state_t *st, const ngx_kong_shift_change_t *change,
+    unsigned gated, int64_t now);
+static ngx_kong_shift_result_e ngx_kong_shift_set_peer(
+    ngx_kong_shift_state_t *st, const ngx_kong_shift_change_t *change);
+static unsigned ngx_kong_shift_is_drained_off(
+    const ngx_kong_shift_state_t *st, uint32_t weight);
 static void ngx_kong_shift_abort(ngx_kong_shift_state_t *st);
 
 
@@ -31,6 +41,8 @@ ngx_kong_shift_result_e
 ngx_kong_shift_apply(ngx_kong_shift_state_t *st,
     const ngx_kong_shift_change_t *change, unsigned gated, int64_t now)
 {
+    ngx_kong_shift_result_e  rc;
+
     if (change->match && change->generation != st->generation) {
         return NGX_KONG_SHIFT_MISMATCH;
     }
@@ -39,8 +51,10 @@ ngx_kong_shift_apply(ngx_kong_shift_state_t *st,
 
     case NGX_KONG_SHIFT_SET_WEIGHT:
 
-        if (gated && !st->gate_open && change->weight != 0) {
-            return NGX_KONG_SHIFT_GATE_CLOSED;
+        rc = ngx_kong_shift_check_weight(st, change, gated);
+
+        if (rc != NGX_KONG_SHIFT_DONE) {
+            return rc;
         }
 
         st->weight = change->weight;
@@ -51,6 +65,12 @@ ngx_kong_shift_apply(ngx_kong_shift_state_t *st,
 
         if (!gated) {
             return NGX_KONG_SHIFT_GATE_OFF;
+        }
+
+        /* a weight that waited for the gate is in force from now on */
+
+        if (!st->gate_open && st->weight && change->not_ready) {
+            return NGX_KONG_SHIFT_POOL_NOT_READY;
         }
 
         st->gate_open = 1;
@@ -86,10 +106,32 @@ ngx_kong_shift_apply(ngx_kong_shift_state_t *st,
 
         st->conf_weight = change->weight;
 
-        /* a reload for whatever reason must not end an abort */
+        /* a reload for whatever reason must not end an abort or a drain */
 
-        if (!st->aborted) {
+        if (!st->aborted
+            && !ngx_kong_shift_is_drained_off(st, change->weight))
+        {
             st->weight = change->weight;
+        }
+
+        break;
+
+    case NGX_KONG_SHIFT_SET_DRAIN:
+
+        rc = ngx_kong_shift_set_drain(st, change, gated, now);
+
+        if (rc != NGX_KONG_SHIFT_DONE) {
+            return rc;
+        }
+
+        break;
+
+    case NGX_KONG_SHIFT_SET_PEER:
+
+        rc = ngx_kong_shift_set_peer(st, change);
+
+        if (rc != NGX_KONG_SHIFT_DONE) {
+            return rc;
         }
 
         break;
@@ -106,9 +148,116 @@ ngx_kong_shift_apply(ngx_kong_shift_state_t *st,
 }
 
 
+static ngx_kong_shift_result_e
+ngx_kong_shift_check_weight(const ngx_kong_shift_state_t *st,
+    const ngx_kong_shift_change_t *change, unsigned gated)
+{
+    if (gated && !st->gate_open && change->weight != 0) {
+        return NGX_KONG_SHIFT_GATE_CLOSED;
+    }
+
+    if (ngx_kong_shift_is_drained_off(st, change->weight)) {
+        return NGX_KONG_SHIFT_POOL_DRAINED;
+    }
+
+    if (change->weight > st->weight && change->not_ready && !change->forced) {
+        return NGX_KONG_SHIFT_POOL_NOT_READY;
+    }
+
+    return NGX_KONG_SHIFT_DONE;
+}
+
+
+static ngx_kong_shift_result_e
+ngx_kong_shift_set_drain(ngx_kong_shift_state_t *st,
+    const ngx_kong_shift_change_t *change, unsigned gated, int64_t now)
+{
+    uint32_t  weight;
+
+    weight = (gated && !st->gate_open) ? 0 : st->weight;
+
+    if (change->on
+        && weight != (change->pool == NGX_KONG_SHIFT_OLD ? NGX_KONG_SHIFT_FULL
+                                                         : 0))
+    {
+        return NGX_KONG_SHIFT_POOL_IN_USE;
+    }
+
+    st->drained[change->pool] = change->on;
+    st->drain_changed[change->pool] = now;
+    st->drain_rate[change->pool] = change->on ? change->rate : 0;
+    st->drain_deadline[change->pool] = (change->on && change->deadline)
+                                       ? now + change->deadline : 0;
+
+    return NGX_KONG_SHIFT_DONE;
+}
+
+
+static ngx_kong_shift_result_e
+ngx_kong_shift_set_peer(ngx_kong_shift_state_t *st,
+    const ngx_kong_shift_change_t *change)
+{
+    int                        i;
+    ngx_kong_shift_drained_t  *peer, *spare;
+
+    spare = NULL;
+
+    for (i = 0; i < NGX_KONG_SHIFT_DRAINED; i++) {
+        peer = &st->peer[i];
+
+        if (peer->addr[0] == '\0') {
+            spare = spare ? spare : peer;
+            continue;
+        }
+
+        if (peer->pool == change->pool
+            && strcmp(peer->addr, change->addr) == 0)
+        {
+            if (!change->on) {
+                memset(peer, 0, sizeof(ngx_kong_shift_drained_t));
+            }
+
+            return NGX_KONG_SHIFT_DONE;
+        }
+    }
+
+    if (!change->on) {
+        return NGX_KONG_SHIFT_DONE;
+    }
+
+    if (spare == NULL) {
+        return NGX_KONG_SHIFT_TOO_MANY_DRAINED;
+    }
+
+    spare->pool = change->pool;
+    memcpy(spare->addr, change->addr, sizeof(spare->addr));
+
+    return NGX_KONG_SHIFT_DONE;
+}
+
+
+/* the weight would send requests to a pool that takes none */
+
+static unsigned
+ngx_kong_shift_is_drained_off(const ngx_kong_shift_state_t *st,
+    uint32_t weight)
+{
+    return (weight > 0 && st->drained[NGX_KONG_SHIFT_NEW])
+           || (weight < NGX_KONG_SHIFT_FULL
+               && st->drained[NGX_KONG_SHIFT_OLD]);
+}
+
+
+/* whatever was drained on the way to new is the way back */
+
 static void
 ngx_kong_shift_abort(ngx_kong_shift_state_t *st)
 {
     st->weight = 0;
     st->aborted = 1;
+
+    memset(st->drained, 0, sizeof(st->drained));
+    memset(st->drain_rate, 0, sizeof(st->drain_rate));
+    memset(st->drain_deadline, 0, sizeof(st->drain_deadline));
+    memset(st->peer, 0, sizeof(st->peer));
 }

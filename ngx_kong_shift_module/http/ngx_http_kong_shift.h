@@ -18,10 +18,58 @@
 #define NGX_HTTP_KONG_SHIFT_BODY   (64 * 1024)
 
 
+/* how the peers of one pool are checked; times in milliseconds */
+
+typedef struct {
+    ngx_uint_t                     set;        /* unsigned  set:1; */
+    ngx_uint_t                     port;       /* 0: that of the peer */
+    ngx_str_t                      uri;        /* empty: only the hash */
+    ngx_uint_t                     config_hash;
+    ngx_msec_t                     interval;
+    ngx_msec_t                     timeout;
+    ngx_uint_t                     fails;
+    ngx_uint_t                     passes;
+    ngx_uint_t                     min_ready;  /* percent */
+    ngx_msec_t                     slow_start;
+
+#if (NGX_SSL)
+    ngx_ssl_t                     *ssl;        /* NULL: plain */
+    ngx_str_t                      ssl_name;
+#endif
+
+    u_char                        *file;
+    ngx_uint_t                     line;
+} ngx_http_kong_shift_check_t;
+
+
+/* a peer of nginx, and its place in shared memory */
+
+typedef struct {
+    ngx_str_t                     *name;       /* as in pc->name */
+    ngx_uint_t                     place;
+    ngx_int_t                      weight;     /* configured, scaled */
+} ngx_http_kong_shift_place_t;
+
+
+typedef struct {
+    ngx_http_kong_shift_place_t   *elts;
+    ngx_uint_t                     nelts;
+    ngx_uint_t                     dynamic;    /* names come and go */
+} ngx_http_kong_shift_places_t;
+
+
+#define NGX_HTTP_KONG_SHIFT_NO_PLACE  NGX_KONG_SHIFT_PEERS
+
+
 /* of an upstream{} block */
 
 typedef struct {
     ngx_kong_shift_t              *shift;      /* NULL: no kong_shift here */
+    ngx_kong_shift_conf_t         *conf;       /* of this cycle */
+
+    ngx_http_kong_shift_check_t    check[2];   /* of each pool */
+    ngx_http_kong_shift_places_t   places[2];
+    ngx_flag_t                     rescue;
 
     ngx_str_t                      name[2];    /* of the pools: old, new */
     ngx_http_upstream_srv_conf_t  *pool[2];
@@ -132,6 +180,45 @@ ngx_int_t ngx_http_kong_shift_init_peer(ngx_http_request_t *r,
 /* What was chosen for the main request of r, the last first, or NULL. */
 ngx_http_kong_shift_choice_t *ngx_http_kong_shift_get_choice(
     ngx_http_request_t *r);
+
+
+/* peers */
+
+/*
+ * Gives the peers of both pools their places in shared memory, and takes over
+ * what was known of them; in the master, after all zones are there.
+ */
+ngx_int_t ngx_http_kong_shift_init_places(ngx_cycle_t *cycle);
+
+/*
+ * The place of a peer by the name nginx has for it, or
+ * NGX_HTTP_KONG_SHIFT_NO_PLACE.
+ */
+ngx_uint_t ngx_http_kong_shift_find_place(
+    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_pool_e pool,
+    ngx_str_t *name);
+
+/*
+ * Makes nginx use, in all workers, those peers that are ready and not drained,
+ * and notes what follows for the pools.  It may be called at any time by any
+ * worker, but not under the mutex.
+ */
+void ngx_http_kong_shift_refresh(ngx_kong_shift_t *shift);
+
+/* Whether the peers of a pool are in shared memory ("zone"). */
+ngx_uint_t ngx_http_kong_shift_is_shared(ngx_http_upstream_srv_conf_t *us);
+
+
+/* check */
+
+/* Starts what checks the peers, in each worker; only one at a time does it. */
+ngx_int_t ngx_http_kong_shift_init_checks(ngx_cycle_t *cycle);
+
+
+/* census */
+
+/* Starts what looks after the requests under way in this worker. */
+ngx_int_t ngx_http_kong_shift_init_census(ngx_cycle_t *cycle);
 
 
 /* freeze */

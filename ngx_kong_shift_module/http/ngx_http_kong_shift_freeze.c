@@ -41,7 +41,7 @@ ngx_http_kong_shift_freeze_handler(ngx_http_request_t *r)
     }
 
     rec = kslcf->freeze->record;
-    writes = &rec->writes[ngx_process_slot];
+    writes = &rec->census[ngx_http_kong_shift_conf()->row].writes;
 
     /*
      * Counted before the look: whoever sets the freeze and then sees no write

@@ -35,6 +35,7 @@ static char *ngx_http_kong_shift_api(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_kong_shift_freeze(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+static ngx_int_t ngx_http_kong_shift_init_process(ngx_cycle_t *cycle);
 
 
 static ngx_command_t  ngx_http_kong_shift_commands[] = {
@@ -106,8 +107,8 @@ ngx_module_t  ngx_http_kong_shift_module = {
     ngx_http_kong_shift_commands,          /* module directives */
     NGX_HTTP_MODULE,                       /* module type */
     NULL,                                  /* init master */
-    NULL,                                  /* init module */
-    NULL,                                  /* init process */
+    ngx_http_kong_shift_init_places,       /* init module */
+    ngx_http_kong_shift_init_process,      /* init process */
     NULL,                                  /* init thread */
     NULL,                                  /* exit thread */
     NULL,                                  /* exit process */
@@ -646,4 +647,21 @@ ngx_http_kong_shift_freeze(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     kslcf->line = cf->conf_file->line;
 
     return NGX_CONF_OK;
+}
+
+
+static ngx_int_t
+ngx_http_kong_shift_init_process(ngx_cycle_t *cycle)
+{
+    if (ngx_process != NGX_PROCESS_WORKER
+        && ngx_process != NGX_PROCESS_SINGLE)
+    {
+        return NGX_OK;
+    }
+
+    if (ngx_http_kong_shift_init_census(cycle) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_kong_shift_init_checks(cycle);
 }

@@ -18,7 +18,8 @@ static json_t *ngx_http_kong_shift_json_flags(uint64_t word,
 
 
 static const char  *ngx_http_kong_shift_actions[] = {
-    "weight", "gate", "gate", "freeze", "abort", "config", "state"
+    "weight", "gate", "gate", "freeze", "abort", "config", "state", "drain",
+    "drain_peer", "peer", "fallback", "fail_open", "wrong_version"
 };
 
 
@@ -273,15 +274,15 @@ ngx_http_kong_shift_json_freeze(ngx_kong_shift_conf_t *conf,
     ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_snapshot_t *snap)
 {
     json_t                  *json;
-    ngx_uint_t               writes;
     ngx_kong_shift_state_t  *st;
+    ngx_kong_shift_total_t   total;
 
     st = &snap->state;
 
-    writes = ngx_kong_shift_writes(conf->sh, kscf->shift->record);
+    ngx_kong_shift_count(conf->sh, kscf->shift->record, &total);
 
     json = json_pack("{ss, sI, sI, so}", "state", st->freeze ? "on" : "off",
-                     "active", (json_int_t) writes,
+                     "active", (json_int_t) total.writes,
                      "generation", (json_int_t) st->generation,
                      "changed", ngx_kong_shift_json_time(st->freeze_changed));
 
@@ -380,6 +381,10 @@ ngx_http_kong_shift_json_events(ngx_kong_shift_t *shift,
                           "by", ev->by, "comment", ev->comment,
                           "generation", (json_int_t) ev->generation,
                           "before", before, "after", after);
+
+        if (event && ev->forced) {
+            (void) json_object_set_new(event, "forced", json_true());
+        }
 
         if (json_array_append_new(list, event) != 0) {
             json_decref(json);

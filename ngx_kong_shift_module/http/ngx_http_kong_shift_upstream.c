@@ -253,7 +253,8 @@ ngx_http_kong_shift_choose_pool(ngx_http_request_t *r,
     choice->word = __atomic_load_n(&rec->word, __ATOMIC_ACQUIRE);
 
     choice->choice = ngx_kong_shift_choose(choice->word, kscf->shift->gated,
-                                           override, hashp, &rec->credit);
+                                           (unsigned) rec->empty, override,
+                                           hashp, &rec->credit);
 
     ngx_log_debug4(NGX_LOG_DEBUG_HTTP, r->connection->log, 0,
                    "kong_shift \"%V\" pool:%d reason:%d generation:%uL",

@@ -26,7 +26,9 @@ static ngx_str_t  ngx_http_kong_shift_pools[] = {
 static ngx_str_t  ngx_http_kong_shift_reasons[] = {
     ngx_string("override"),
     ngx_string("key"),
-    ngx_string("weight")
+    ngx_string("weight"),
+    ngx_string("rescue"),
+    ngx_string("fallback")
 };
 
 

@@ -27,9 +27,14 @@
 
 
 #define NGX_KONG_SHIFT_NAME_SIZE   128
-#define NGX_KONG_SHIFT_BY_SIZE     64
+#define NGX_KONG_SHIFT_BY_SIZE     48
 #define NGX_KONG_SHIFT_EVENTS      256
 #define NGX_KONG_SHIFT_PATH_SIZE   1024
+#define NGX_KONG_SHIFT_WORKERS     96
+#define NGX_KONG_SHIFT_VERSIONS    4
+#define NGX_KONG_SHIFT_VERSION_SIZE  16
+#define NGX_KONG_SHIFT_HASH_SIZE   33
+#define NGX_KONG_SHIFT_REASON_SIZE  72
 
 
 /* what happened to a shift, for GET .../events */
@@ -40,6 +45,7 @@ typedef struct {
     int64_t                    time;
 
     ngx_kong_shift_action_e    action;
+    uint32_t                   forced;
 
     /* of the state before and after: weight and flags, no generation */
     uint64_t                   before;
@@ -50,12 +56,79 @@ typedef struct {
 } ngx_kong_shift_event_t;
 
 
+/* whose fault an answer is */
+
+typedef enum {
+    NGX_KONG_SHIFT_GATEWAY = 0,            /* Kong made it */
+    NGX_KONG_SHIFT_BACKEND,                /* Kong proxied it */
+    NGX_KONG_SHIFT_TRANSPORT,              /* there was no answer */
+    NGX_KONG_SHIFT_UNKNOWN,                /* Kong does not tell */
+    NGX_KONG_SHIFT_ORIGINS
+} ngx_kong_shift_origin_e;
+
+
+/* one peer of a pool; its place stays the same while it is configured */
+
+typedef struct {
+    char                       addr[NGX_KONG_SHIFT_ADDR_SIZE];  /* "": free */
+
+    uint8_t                    configured;
+    uint8_t                    down;       /* by the configuration */
+    uint8_t                    backup;
+    uint8_t                    drained;
+    uint8_t                    wrong;      /* its version, and noted */
+
+    ngx_kong_shift_health_t    health;
+    int64_t                    checked;    /* seconds since the epoch */
+    char                       reason[NGX_KONG_SHIFT_REASON_SIZE];
+    char                       hash[NGX_KONG_SHIFT_HASH_SIZE];
+
+    char                       version[NGX_KONG_SHIFT_VERSION_SIZE];
+
+    /* attempts */
+    uint64_t                   requests;
+    uint64_t                   failed;
+    uint64_t                   connect_errors;
+    uint64_t                   responses[6];   /* by class; 0: no status */
+} ngx_kong_shift_peer_t;
+
+
+typedef struct {
+    char                       text[NGX_KONG_SHIFT_VERSION_SIZE];
+    uint64_t                   responses;
+} ngx_kong_shift_version_t;
+
+
+typedef struct {
+    /* main requests, counted as they are logged */
+    uint64_t                   chosen;
+    uint64_t                   served;
+    uint64_t                   failed;
+    uint64_t                   canceled;   /* the client left before */
+    uint64_t                   rescued;    /* of failed: by the other pool */
+    uint64_t                   fallback;   /* of chosen: for the other pool */
+    uint64_t                   responses[6];   /* of served, by class */
+    uint64_t                   not_found[NGX_KONG_SHIFT_ORIGINS];
+    uint64_t                   errors[NGX_KONG_SHIFT_ORIGINS];   /* 5xx */
+
+    /* attempts */
+    uint64_t                   connect_errors;
+    uint64_t                   wrong_version;
+
+    uint64_t                   drain_next; /* when to close the next one */
+
+    ngx_kong_shift_version_t   version[NGX_KONG_SHIFT_VERSIONS];
+    ngx_kong_shift_peer_t      peer[NGX_KONG_SHIFT_PEERS];
+} ngx_kong_shift_pool_t;
+
+
 /* one shift in shared memory; no pointers, old workers read it too */
 
 typedef struct {
     uint64_t                   word;
-    uint64_t                   empty;      /* 1 << pool: no ready peer in it */
-    u_char                     pad0[112];
+    uint64_t                   empty;      /* 1 << pool: hands over */
+    uint64_t                   fail_open;  /* old is used unchecked */
+    u_char                     pad0[104];
 
     uint64_t                   credit;     /* a line of its own */
     u_char                     pad1[120];
@@ -68,8 +141,8 @@ typedef struct {
     ngx_uint_t                 unsaved;    /* the state file is behind, */
     ngx_uint_t                 ahead;      /* by a change already in force */
 
-    /* admin writes under way, of each worker */
-    uint32_t                   writes[NGX_MAX_PROCESSES];
+    ngx_kong_shift_pool_t      pool[2];
+    ngx_kong_shift_census_t    census[NGX_KONG_SHIFT_WORKERS];
 
     char                       name[NGX_KONG_SHIFT_NAME_SIZE];
 } ngx_kong_shift_record_t;
@@ -107,20 +180,35 @@ typedef struct {
     ngx_msec_t                 next_retry;
     ngx_msec_t                 retry_delay;
 
-    ngx_pid_t                  worker[NGX_MAX_PROCESSES];  /* 0: none */
+    /* the worker that checks the peers */
+    ngx_pid_t                  checker;    /* 0: none */
+    ngx_msec_t                 checker_expires;
+
+    ngx_pid_t                  worker[NGX_KONG_SHIFT_WORKERS];  /* 0: none */
 
     ngx_kong_shift_record_t    record[1];  /* [capacity] */
 } ngx_kong_shift_shctx_t;
 
 
-typedef struct {
+typedef struct ngx_kong_shift_s  ngx_kong_shift_t;
+
+/* Brings the peers of both pools to what the record says of them. */
+typedef void (*ngx_kong_shift_refresh_pt)(ngx_kong_shift_t *shift);
+
+
+struct ngx_kong_shift_s {
     ngx_str_t                  name;
     const char                *kind;       /* "http" or "stream" */
     uint32_t                   weight;     /* weight= */
     ngx_uint_t                 gated;      /* unsigned  gated:1; */
 
+    ngx_uint_t                 checked;    /* 1 << pool */
+    ngx_uint_t                 min_ready;  /* percent of new */
+    ngx_kong_shift_refresh_pt  refresh;
+    void                      *data;       /* of refresh */
+
     ngx_kong_shift_record_t   *record;
-} ngx_kong_shift_t;
+};
 
 
 typedef struct {
@@ -137,6 +225,8 @@ typedef struct {
     ngx_uint_t                 line;
 
     ngx_pool_t                *tick;       /* of the tick under way */
+
+    ngx_uint_t                 row;        /* of this worker */
 
 #if (NGX_THREADS)
     ngx_thread_pool_t         *thread_pool;
@@ -195,15 +285,42 @@ void ngx_kong_shift_read(ngx_kong_shift_record_t *rec,
  */
 void ngx_kong_shift_publish_locked(ngx_kong_shift_record_t *rec,
     const ngx_kong_shift_state_t *st, ngx_kong_shift_action_e action,
-    const char *by, const char *comment);
+    ngx_uint_t forced, const char *by, const char *comment);
 
-/* Makes the counters of this process its own, and forgets them at its end. */
-void ngx_kong_shift_join(ngx_kong_shift_shctx_t *sh);
-void ngx_kong_shift_leave(ngx_kong_shift_shctx_t *sh);
+/*
+ * Gives this worker a row of its own in the census of each shift, and takes it
+ * back at its end.
+ */
+void ngx_kong_shift_join(ngx_kong_shift_conf_t *kcf, ngx_log_t *log);
+void ngx_kong_shift_leave(ngx_kong_shift_conf_t *kcf);
 
-/* Admin writes under way in all workers; what a killed one left is none. */
-ngx_uint_t ngx_kong_shift_writes(ngx_kong_shift_shctx_t *sh,
-    ngx_kong_shift_record_t *rec);
+/*
+ * What all workers have under way; what a killed one left is nothing.  The
+ * numbers of "choosing" are read before any other, see
+ * ngx_kong_shift_unsafe(); "oldest" is the smallest.
+ */
+typedef struct {
+    uint64_t                   choosing;
+    uint64_t                   writes;
+    uint64_t                   active[2];
+    uint64_t                   lasting[2];
+    uint64_t                   oldest[2];
+    uint64_t                   oldest_lasting[2];
+    uint64_t                   peer[2][NGX_KONG_SHIFT_PEERS];
+} ngx_kong_shift_total_t;
+
+void ngx_kong_shift_count(ngx_kong_shift_shctx_t *sh,
+    ngx_kong_shift_record_t *rec, ngx_kong_shift_total_t *total);
+
+/* Peers of a pool that are configured and not down, and the ready ones. */
+void ngx_kong_shift_count_peers(ngx_kong_shift_record_t *rec,
+    ngx_kong_shift_pool_e pool, uint32_t *n, uint32_t *ready);
+
+/* Adds an event of something that was seen; the caller holds the mutex. */
+void ngx_kong_shift_see_locked(ngx_kong_shift_record_t *rec,
+    ngx_kong_shift_action_e action, const char *by, const char *text);
+
+ngx_uint_t ngx_kong_shift_is_alive(ngx_pid_t pid);
 
 void ngx_kong_shift_mark_unsaved_locked(ngx_kong_shift_shctx_t *sh);
 

@@ -556,7 +556,7 @@ ngx_kong_shift_init_process(ngx_cycle_t *cycle)
         return NGX_OK;
     }
 
-    ngx_kong_shift_join(kcf->sh);
+    ngx_kong_shift_join(kcf, cycle->log);
 
     if (kcf->path.len == 0) {
         return NGX_OK;
@@ -609,7 +609,7 @@ ngx_kong_shift_exit_process(ngx_cycle_t *cycle)
         && (ngx_process == NGX_PROCESS_WORKER
             || ngx_process == NGX_PROCESS_SINGLE))
     {
-        ngx_kong_shift_leave(kcf->sh);
+        ngx_kong_shift_leave(kcf);
     }
 }
 

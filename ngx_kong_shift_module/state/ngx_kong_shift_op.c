@@ -149,13 +149,18 @@ ngx_kong_shift_op_publish(ngx_kong_shift_op_t *op, ngx_uint_t prepared)
 
     if (rc == NGX_OK) {
         ngx_kong_shift_publish_locked(rec, &op->state, op->change.action,
-                                      op->by, op->change.comment);
+                                      op->change.forced, op->by,
+                                      op->change.comment);
         rec->unsaved = 1;
         rec->ahead = !prepared;
         op->published = 1;
     }
 
     ngx_shmtx_unlock(&kcf->shpool->mutex);
+
+    if (rc == NGX_OK && op->shift->refresh) {
+        op->shift->refresh(op->shift);
+    }
 
     return rc;
 }
@@ -164,12 +169,21 @@ ngx_kong_shift_op_publish(ngx_kong_shift_op_t *op, ngx_uint_t prepared)
 static ngx_int_t
 ngx_kong_shift_op_prepare(ngx_kong_shift_op_t *op)
 {
+    uint32_t                   n, ready;
     ngx_kong_shift_snapshot_t  snap;
 
     ngx_kong_shift_read(op->shift->record, &snap);
 
     op->state = snap.state;
     op->base = snap.state.generation;
+
+    if (op->shift->checked & (1 << NGX_KONG_SHIFT_NEW)) {
+        ngx_kong_shift_count_peers(op->shift->record, NGX_KONG_SHIFT_NEW, &n,
+                                   &ready);
+
+        op->change.not_ready = !ngx_kong_shift_enough(ready, n,
+                                                      op->shift->min_ready);
+    }
 
     op->result = ngx_kong_shift_apply(&op->state, &op->change,
                                       op->shift->gated, ngx_time());
@@ -633,6 +647,14 @@ ngx_kong_shift_op_log(ngx_kong_shift_op_t *op)
 
     case NGX_KONG_SHIFT_SET_FREEZE:
         action = op->change.on ? "freeze on" : "freeze off";
+        break;
+
+    case NGX_KONG_SHIFT_SET_DRAIN:
+        action = op->change.on ? "pool drained" : "drain of a pool ended";
+        break;
+
+    case NGX_KONG_SHIFT_SET_PEER:
+        action = op->change.on ? "peer drained" : "drain of a peer ended";
         break;
 
     default:

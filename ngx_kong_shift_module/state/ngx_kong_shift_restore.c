@@ -28,7 +28,7 @@ static ngx_uint_t ngx_kong_shift_is_configured(ngx_kong_shift_conf_t *kcf,
 static ngx_int_t ngx_kong_shift_bind(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_conf_t *old, ngx_kong_shift_t *shift, ngx_log_t *log);
 static void ngx_kong_shift_log_weight(ngx_kong_shift_t *shift,
-    ngx_kong_shift_state_t *st, ngx_log_t *log);
+    ngx_kong_shift_state_t *st, ngx_kong_shift_state_t *now, ngx_log_t *log);
 static ngx_uint_t ngx_kong_shift_can_write(ngx_core_conf_t *ccf,
     const char *folder);
 
@@ -242,7 +242,8 @@ ngx_kong_shift_adopt_one(ngx_kong_shift_conf_t *kcf,
         adopted = 1;
 
         ngx_kong_shift_publish_locked(rec, &saved->state,
-                                      NGX_KONG_SHIFT_ADOPT, "state file", "");
+                                      NGX_KONG_SHIFT_ADOPT, 0, "state file",
+                                      "");
         rec->unsaved = 0;
 
     } else if (saved->state.generation < snap.state.generation) {
@@ -363,6 +364,7 @@ ngx_kong_shift_take_over(ngx_kong_shift_conf_t *kcf,
         to->ahead = from->ahead;
         to->nevents = from->nevents;
         ngx_memcpy(to->event, from->event, sizeof(from->event));
+        ngx_memcpy(to->pool, from->pool, sizeof(from->pool));
     }
 
     kcf->sh->file_id = old->sh->file_id;
@@ -480,7 +482,7 @@ ngx_kong_shift_bind(ngx_kong_shift_conf_t *kcf, ngx_kong_shift_conf_t *old,
 
         (void) ngx_kong_shift_apply(&st, &change, shift->gated, ngx_time());
 
-        ngx_kong_shift_publish_locked(rec, &st, NGX_KONG_SHIFT_SET_CONFIG,
+        ngx_kong_shift_publish_locked(rec, &st, NGX_KONG_SHIFT_SET_CONFIG, 0,
                                       "configuration", "");
         rec->unsaved = 1;
         rec->ahead = 1;
@@ -488,7 +490,7 @@ ngx_kong_shift_bind(ngx_kong_shift_conf_t *kcf, ngx_kong_shift_conf_t *old,
 
     ngx_shmtx_unlock(&kcf->shpool->mutex);
 
-    ngx_kong_shift_log_weight(shift, &snap.state, log);
+    ngx_kong_shift_log_weight(shift, &snap.state, &st, log);
 
     return NGX_OK;
 }
@@ -498,7 +500,7 @@ ngx_kong_shift_bind(ngx_kong_shift_conf_t *kcf, ngx_kong_shift_conf_t *old,
 
 static void
 ngx_kong_shift_log_weight(ngx_kong_shift_t *shift, ngx_kong_shift_state_t *st,
-    ngx_log_t *log)
+    ngx_kong_shift_state_t *now, ngx_log_t *log)
 {
     u_char   was[NGX_KONG_SHIFT_WEIGHT_LEN], is[NGX_KONG_SHIFT_WEIGHT_LEN];
     u_char  *was_end, *is_end;
@@ -524,6 +526,13 @@ ngx_kong_shift_log_weight(ngx_kong_shift_t *shift, ngx_kong_shift_state_t *st,
                       "kong_shift \"%V\": weight=%*s was edited, but the "
                       "abort stays in force until a weight is set at run time",
                       &shift->name, (size_t) (is_end - is), is);
+
+    } else if (now->weight != shift->weight) {
+        ngx_log_error(NGX_LOG_WARN, log, 0,
+                      "kong_shift \"%V\": weight=%*s was edited, but the "
+                      "runtime weight %*s stays in force while a pool is "
+                      "drained", &shift->name, (size_t) (is_end - is), is,
+                      (size_t) (was_end - was), was);
 
     } else {
         ngx_log_error(NGX_LOG_NOTICE, log, 0,

@@ -10,10 +10,10 @@
 #define NGX_KONG_SHIFT_LEASE  10000
 
 
-static ngx_uint_t ngx_kong_shift_is_alive(ngx_pid_t pid);
-static void ngx_kong_shift_add_event(ngx_kong_shift_record_t *rec,
-    const ngx_kong_shift_state_t *before, const ngx_kong_shift_state_t *after,
-    ngx_kong_shift_action_e action, const char *by, const char *comment);
+static ngx_kong_shift_event_t *ngx_kong_shift_add_event(
+    ngx_kong_shift_record_t *rec, const ngx_kong_shift_state_t *before,
+    const ngx_kong_shift_state_t *after, ngx_kong_shift_action_e action,
+    const char *by, const char *comment);
 
 
 /*
@@ -30,7 +30,7 @@ ngx_kong_shift_zone_size(ngx_uint_t capacity)
            + (capacity - 1) * sizeof(ngx_kong_shift_record_t);
 
     size += (size / ngx_pagesize + 1) * sizeof(ngx_slab_page_t)
-            + 8 * ngx_pagesize;
+            + 2 * ngx_pagesize;
 
     return ngx_align(size, ngx_pagesize);
 }
@@ -136,13 +136,16 @@ ngx_kong_shift_read(ngx_kong_shift_record_t *rec,
 void
 ngx_kong_shift_publish_locked(ngx_kong_shift_record_t *rec,
     const ngx_kong_shift_state_t *st, ngx_kong_shift_action_e action,
-    const char *by, const char *comment)
+    ngx_uint_t forced, const char *by, const char *comment)
 {
-    ngx_uint_t  slot;
+    ngx_uint_t               slot;
+    ngx_kong_shift_event_t  *ev;
 
     slot = !ngx_kong_shift_word_slot(rec->word);
 
-    ngx_kong_shift_add_event(rec, &rec->slot[!slot], st, action, by, comment);
+    ev = ngx_kong_shift_add_event(rec, &rec->slot[!slot], st, action, by,
+                                  comment);
+    ev->forced = forced;
 
     /* a writer killed here leaves the current slot whole */
 
@@ -153,48 +156,157 @@ ngx_kong_shift_publish_locked(ngx_kong_shift_record_t *rec,
 }
 
 
-/* a number in the table of the master belongs to one live process at a time */
-
 void
-ngx_kong_shift_join(ngx_kong_shift_shctx_t *sh)
+ngx_kong_shift_see_locked(ngx_kong_shift_record_t *rec,
+    ngx_kong_shift_action_e action, const char *by, const char *text)
 {
-    ngx_uint_t  i;
+    ngx_kong_shift_event_t  *ev;
+    ngx_kong_shift_state_t  *st;
 
-    for (i = 0; i < sh->nrecords; i++) {
-        sh->record[i].writes[ngx_process_slot] = 0;
-    }
+    st = &rec->slot[ngx_kong_shift_word_slot(rec->word)];
 
-    sh->worker[ngx_process_slot] = ngx_pid;
+    ev = ngx_kong_shift_add_event(rec, st, st, action, by, text);
+    ev->time = ngx_time();
 }
 
 
 void
-ngx_kong_shift_leave(ngx_kong_shift_shctx_t *sh)
+ngx_kong_shift_join(ngx_kong_shift_conf_t *kcf, ngx_log_t *log)
 {
-    sh->worker[ngx_process_slot] = 0;
-}
+    ngx_uint_t               i, n;
+    ngx_kong_shift_shctx_t  *sh;
 
+    sh = kcf->sh;
+    n = NGX_KONG_SHIFT_WORKERS;
 
-ngx_uint_t
-ngx_kong_shift_writes(ngx_kong_shift_shctx_t *sh,
-    ngx_kong_shift_record_t *rec)
-{
-    uint32_t    writes;
-    ngx_uint_t  i, n;
+    ngx_shmtx_lock(&kcf->shpool->mutex);
 
-    n = 0;
+    for (i = 0; i < NGX_KONG_SHIFT_WORKERS; i++) {
 
-    for (i = 0; i < NGX_MAX_PROCESSES; i++) {
-        writes = __atomic_load_n(&rec->writes[i], __ATOMIC_SEQ_CST);
+        /* a process without a master comes here with each reload */
 
-        if (writes && sh->worker[i]
-            && ngx_kong_shift_is_alive(sh->worker[i]))
+        if (sh->worker[i] == ngx_pid) {
+            n = i;
+            goto done;
+        }
+
+        if (n == NGX_KONG_SHIFT_WORKERS
+            && (sh->worker[i] == 0 || !ngx_kong_shift_is_alive(sh->worker[i])))
         {
-            n += writes;
+            n = i;
         }
     }
 
-    return n;
+    if (n < NGX_KONG_SHIFT_WORKERS) {
+
+        for (i = 0; i < sh->nrecords; i++) {
+            ngx_memzero(&sh->record[i].census[n],
+                        sizeof(ngx_kong_shift_census_t));
+        }
+
+        sh->worker[n] = ngx_pid;
+    }
+
+done:
+
+    ngx_shmtx_unlock(&kcf->shpool->mutex);
+
+    if (n == NGX_KONG_SHIFT_WORKERS) {
+        n--;
+
+        ngx_log_error(NGX_LOG_ALERT, log, 0,
+                      "more than %d workers at a time, this one counts what "
+                      "it has under way together with another",
+                      NGX_KONG_SHIFT_WORKERS);
+    }
+
+    kcf->row = n;
+}
+
+
+void
+ngx_kong_shift_leave(ngx_kong_shift_conf_t *kcf)
+{
+    if (kcf->sh->worker[kcf->row] == ngx_pid) {
+        kcf->sh->worker[kcf->row] = 0;
+    }
+}
+
+
+void
+ngx_kong_shift_count(ngx_kong_shift_shctx_t *sh,
+    ngx_kong_shift_record_t *rec, ngx_kong_shift_total_t *total)
+{
+    u_char                    alive[NGX_KONG_SHIFT_WORKERS];
+    ngx_uint_t                i, pool, peer;
+    ngx_kong_shift_census_t  *c;
+
+    ngx_memzero(total, sizeof(ngx_kong_shift_total_t));
+
+    for (i = 0; i < NGX_KONG_SHIFT_WORKERS; i++) {
+        alive[i] = sh->worker[i] && ngx_kong_shift_is_alive(sh->worker[i]);
+
+        if (alive[i]) {
+            total->choosing += __atomic_load_n(&rec->census[i].choosing,
+                                               __ATOMIC_SEQ_CST);
+        }
+    }
+
+    for (i = 0; i < NGX_KONG_SHIFT_WORKERS; i++) {
+
+        if (!alive[i]) {
+            continue;
+        }
+
+        c = &rec->census[i];
+
+        total->writes += __atomic_load_n(&c->writes, __ATOMIC_SEQ_CST);
+
+        for (pool = 0; pool < 2; pool++) {
+            total->active[pool] += __atomic_load_n(&c->active[pool],
+                                                   __ATOMIC_SEQ_CST);
+            total->lasting[pool] += c->lasting[pool];
+
+            if (c->oldest[pool]
+                && (total->oldest[pool] == 0
+                    || c->oldest[pool] < total->oldest[pool]))
+            {
+                total->oldest[pool] = c->oldest[pool];
+            }
+
+            if (c->oldest_lasting[pool]
+                && (total->oldest_lasting[pool] == 0
+                    || c->oldest_lasting[pool] < total->oldest_lasting[pool]))
+            {
+                total->oldest_lasting[pool] = c->oldest_lasting[pool];
+            }
+
+            for (peer = 0; peer < NGX_KONG_SHIFT_PEERS; peer++) {
+                total->peer[pool][peer] += c->peer[pool][peer];
+            }
+        }
+    }
+}
+
+
+void
+ngx_kong_shift_count_peers(ngx_kong_shift_record_t *rec,
+    ngx_kong_shift_pool_e pool, uint32_t *n, uint32_t *ready)
+{
+    ngx_uint_t              i;
+    ngx_kong_shift_peer_t  *peer;
+
+    *n = 0;
+    *ready = 0;
+
+    for (i = 0; i < NGX_KONG_SHIFT_PEERS; i++) {
+        peer = &rec->pool[pool].peer[i];
+
+        if (peer->configured && !peer->down) {
+            (*n)++;
+            *ready += (peer->health.ready && !peer->drained);
+        }
+    }
 }
 
 
@@ -226,12 +338,12 @@ ngx_kong_shift_outrun_locked(ngx_kong_shift_record_t *rec,
 
     snap.state.generation = generation + 1;
 
-    ngx_kong_shift_publish_locked(rec, &snap.state, NGX_KONG_SHIFT_ADOPT,
+    ngx_kong_shift_publish_locked(rec, &snap.state, NGX_KONG_SHIFT_ADOPT, 0,
                                   "state file", "");
 }
 
 
-static void
+static ngx_kong_shift_event_t *
 ngx_kong_shift_add_event(ngx_kong_shift_record_t *rec,
     const ngx_kong_shift_state_t *before, const ngx_kong_shift_state_t *after,
     ngx_kong_shift_action_e action, const char *by, const char *comment)
@@ -254,6 +366,8 @@ ngx_kong_shift_add_event(ngx_kong_shift_record_t *rec,
                 sizeof(ev->comment));
 
     rec->nevents++;
+
+    return ev;
 }
 
 
@@ -362,7 +476,7 @@ ngx_kong_shift_lease_drop(ngx_kong_shift_conf_t *kcf, uint64_t token)
 }
 
 
-static ngx_uint_t
+ngx_uint_t
 ngx_kong_shift_is_alive(ngx_pid_t pid)
 {
     return kill(pid, 0) == 0 || ngx_errno != NGX_ESRCH;

@@ -34,7 +34,7 @@ to_new(uint64_t w, uint64_t *credit)
 {
     ngx_kong_shift_choice_t  c;
 
-    c = ngx_kong_shift_choose(w, 0, NGX_KONG_SHIFT_ANY, NULL, credit);
+    c = ngx_kong_shift_choose(w, 0, 0, NGX_KONG_SHIFT_ANY, NULL, credit);
 
     is(c.reason, NGX_KONG_SHIFT_BY_WEIGHT);
 
@@ -155,7 +155,7 @@ keyed(uint32_t weight, uint32_t hash)
     uint64_t                 credit = 0;
     ngx_kong_shift_choice_t  c;
 
-    c = ngx_kong_shift_choose(word(weight), 0, NGX_KONG_SHIFT_ANY, &hash,
+    c = ngx_kong_shift_choose(word(weight), 0, 0, NGX_KONG_SHIFT_ANY, &hash,
                               &credit);
 
     is(c.reason, NGX_KONG_SHIFT_BY_KEY);
@@ -229,11 +229,11 @@ test_precedence(void)
     is(ngx_kong_shift_effective(w, 1), 0);
     is(ngx_kong_shift_effective(w, 0), NGX_KONG_SHIFT_FULL);
 
-    c = ngx_kong_shift_choose(w, 1, NGX_KONG_SHIFT_NEW, NULL, &credit);
+    c = ngx_kong_shift_choose(w, 1, 0, NGX_KONG_SHIFT_NEW, NULL, &credit);
     is(c.pool, NGX_KONG_SHIFT_OLD);
     is(c.reason, NGX_KONG_SHIFT_BY_WEIGHT);
 
-    c = ngx_kong_shift_choose(w, 1, NGX_KONG_SHIFT_ANY, &hash, &credit);
+    c = ngx_kong_shift_choose(w, 1, 0, NGX_KONG_SHIFT_ANY, &hash, &credit);
     is(c.pool, NGX_KONG_SHIFT_OLD);
     is(c.reason, NGX_KONG_SHIFT_BY_KEY);
 
@@ -245,7 +245,7 @@ test_precedence(void)
     is(ngx_kong_shift_word_slot(w), 1);
     is(ngx_kong_shift_effective(w, 1), NGX_KONG_SHIFT_FULL);
 
-    c = ngx_kong_shift_choose(w, 1, NGX_KONG_SHIFT_OLD, &hash, &credit);
+    c = ngx_kong_shift_choose(w, 1, 0, NGX_KONG_SHIFT_OLD, &hash, &credit);
     is(c.pool, NGX_KONG_SHIFT_OLD);
     is(c.reason, NGX_KONG_SHIFT_BY_OVERRIDE);
 
@@ -254,21 +254,21 @@ test_precedence(void)
     st.weight = 0;
     w = ngx_kong_shift_word(&st, 0);
 
-    c = ngx_kong_shift_choose(w, 1, NGX_KONG_SHIFT_NEW, NULL, &credit);
+    c = ngx_kong_shift_choose(w, 1, 0, NGX_KONG_SHIFT_NEW, NULL, &credit);
     is(c.pool, NGX_KONG_SHIFT_NEW);
     is(c.reason, NGX_KONG_SHIFT_BY_OVERRIDE);
 
-    c = ngx_kong_shift_choose(w, 1, NGX_KONG_SHIFT_ANY, &hash, &credit);
+    c = ngx_kong_shift_choose(w, 1, 0, NGX_KONG_SHIFT_ANY, &hash, &credit);
     is(c.pool, NGX_KONG_SHIFT_OLD);
 
     st.aborted = 1;
     w = ngx_kong_shift_word(&st, 0);
 
-    c = ngx_kong_shift_choose(w, 1, NGX_KONG_SHIFT_NEW, NULL, &credit);
+    c = ngx_kong_shift_choose(w, 1, 0, NGX_KONG_SHIFT_NEW, NULL, &credit);
     is(c.pool, NGX_KONG_SHIFT_OLD);
     is(c.reason, NGX_KONG_SHIFT_BY_WEIGHT);
 
-    c = ngx_kong_shift_choose(w, 0, NGX_KONG_SHIFT_NEW, NULL, &credit);
+    c = ngx_kong_shift_choose(w, 0, 0, NGX_KONG_SHIFT_NEW, NULL, &credit);
     is(c.pool, NGX_KONG_SHIFT_OLD);
 
     /* weights 0 and 100 leave the credit to the others */
