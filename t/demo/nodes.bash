@@ -3,7 +3,7 @@
 #
 # Needs RUN, the demo's folder, and KONG, from "x" and "y" to the executable.
 
-declare -gA KONG PORT
+declare -gA KONG PORT ADDR
 
 # The readiness of a real Kong takes its time on a busy machine.
 readonly NODE_TIMEOUT=60
@@ -49,7 +49,7 @@ nginx_worker_processes = 1
 mem_cache_size = 32m
 anonymous_reports = off
 admin_gui_listen = off
-status_listen = 127.0.0.1:${PORT[$node.status]}
+status_listen = ${ADDR[$node]:-127.0.0.1}:${PORT[$node.status]}
 $(cat)
 EOF
 }
@@ -76,16 +76,18 @@ pg_database = $database
 EOF
 }
 
-# Writes the configuration of a data plane: NODE and its control plane.
+# Writes the configuration of a data plane: NODE, its control plane and, if it
+# has one of its own, its address; one that was given ports keeps them.
 write_dp_conf() {
     local node=$1 cp=$2
+    ADDR[$node]=${3:-127.0.0.1}
 
-    pick_ports "$node".{proxy,status}
+    [[ ${PORT[$node.status]:-} ]] || pick_ports "$node".{proxy,status}
 
     write_node_conf "$node" <<EOF
 role = data_plane
 database = off
-proxy_listen = 127.0.0.1:${PORT[$node.proxy]}
+proxy_listen = ${ADDR[$node]}:${PORT[$node.proxy]}
 admin_listen = off
 cluster_control_plane = 127.0.0.1:${PORT[$cp.cluster]}
 cluster_telemetry_endpoint = 127.0.0.1:${PORT[$cp.telemetry]}
@@ -132,8 +134,8 @@ cp_is_ready() {
 
 # True if a data plane has its configuration, and a request finds its route.
 dp_is_ready() {
-    local status=http://127.0.0.1:${PORT[$1.status]}
-    local proxy=http://127.0.0.1:${PORT[$1.proxy]}
+    local status=http://${ADDR[$1]}:${PORT[$1.status]}
+    local proxy=http://${ADDR[$1]}:${PORT[$1.proxy]}
 
     case $(http_status "$status/status/ready") in
         200) ;;
