@@ -63,7 +63,14 @@ world_start() {
     wait_cp cp_x
     world_seed
     world_nginx
+    world_keep
     world_save
+}
+
+# What a test may edit, and the next gets back.
+world_keep() {
+    mkdir -p "$RUN/kept"
+    cp "$RUN"/cp_?.conf "$RUN/cluster.crt" "$RUN/kept"
 }
 
 # KONG_X and KONG_Y, unless a test wants other versions than they are.
@@ -143,6 +150,7 @@ world_reset() {
     world_enter
     if [[ -d $RUN/cp_y ]]; then stop_y; fi
     rm -rf "$RUN/cp_y"
+    [[ ! -d $RUN/kept ]] || cp "$RUN"/kept/* "$RUN"
     drop_y
     put freeze '{"state":"off"}'
     put gate '{"state":"closed"}'
@@ -231,6 +239,7 @@ in_place_world() {
     "${KONG[x]}" stop -p "$RUN/cp_x" >/dev/null
     pg_psql -c 'CREATE DATABASE kong_kept TEMPLATE kong_x OWNER kong'
     sed -i 's/^pg_database = .*/pg_database = kong_x/' "$RUN/cp_y.conf"
+    world_keep
 }
 
 # in_place_reset: instead of world_reset; the settings mean in-place.
