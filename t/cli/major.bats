@@ -50,7 +50,6 @@ pending() { sql_x 'SELECT count(*) FROM schema_meta WHERE cardinality(pending) >
 
 @test "in-place: refused; forced, finish at once, so that DPs of Y get their configuration; and back" {
     local before
-    in_place_world
     in_place_reset
     before=$(digest_x)
     dp_start x
