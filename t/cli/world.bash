@@ -234,6 +234,7 @@ drop_y() {
     pg_psql <<'SQL' >/dev/null
 SELECT format('DROP DATABASE %I WITH (FORCE)', datname) FROM pg_database
 WHERE datname LIKE 'kong y%' \gexec
+ALTER ROLE kong CREATEDB NOSUPERUSER;
 SQL
 }
 
