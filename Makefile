@@ -76,7 +76,7 @@ unit: $(UNIT_TESTS) purity
 
 cli:		## bats tests of the script and of the stand-in for Kong
 cli: build
-	@bats t/cli
+	@bats --jobs "$$(nproc)" --no-parallelize-within-files t/cli
 
 http:		## Test::Nginx tests of the module
 http: build $(TEST_NGINX)

@@ -221,6 +221,10 @@ digest_compare() {
 
 # differences_text: differences.json as text, into REPLY.
 differences_text() {
+    if [[ $(<"$SCRATCH/differences.json") = '[]' ]]; then
+        REPLY=
+        return
+    fi
     # The last word proves that jq came to the end; silence would pass for equality.
     REPLY=$(jq -r 'def keys($what): .[$what] // [] | if . == [] then empty
             else "\($what) " + (.[:5] | join(" ")) + if length > 5 then " and \(length - 5) more" else "" end end;
@@ -243,7 +247,9 @@ digest_columns() {
             | {column: ., gone: ($now == null), known: IN($known[])}]'
 }
 
-# json_list WORD...: as JSON.
+# json_list WORD...: as JSON; names of ours, in which nothing needs escaping.
 json_list() {
-    jq -nc '$ARGS.positional' --args -- "$@"
+    local list
+    printf -v list '"%s",' "$@"
+    printf '[%s]' "${list%,}"
 }

@@ -71,7 +71,8 @@ kong_version() {
 }
 
 # kong_schema WHICH: what that kong thinks of its database, into REPLY:
-# current, bootstrap, pending, new or error.
+# current, bootstrap, pending, new, half (some pending, some new: "up" failed
+# half-way, for which Kong has no exit code of its own) or error.
 kong_schema() {
     local which=$1 status=0
     kong "$which" migrations list || status=$?
@@ -82,6 +83,7 @@ kong_schema() {
         5) REPLY=new ;;
         *) REPLY=error ;;
     esac
+    [[ $REPLY != pending || $(<"$KONG_LOG") != *'New migrations available'* ]] || REPLY=half
     # A command that did nothing ends with 0 as well.
     [[ $REPLY != current ]] || [[ $(<"$KONG_LOG") = *'Executed migrations'* ]] || REPLY=error
 }

@@ -58,6 +58,7 @@ $other; compare them with X yourself"
 
 # columns_list FILTER: of columns.json.
 columns_list() {
+    [[ $(<"$SCRATCH/columns.json") != '[]' ]] || return 0
     jq -r "map(select($1) | .column) | join(\", \")" "$SCRATCH/columns.json"
 }
 

@@ -192,7 +192,6 @@ EOF
     set_conf y.db.name 'kong y foreign'
     sed -i 's/^pg_database.*/pg_database = kong y foreign/' "$RUN/cp_y.conf"
     dual_cluster 3
-    sed -i "s/^pg_database.*/pg_database = kong y'\"\$(id);x/" "$RUN/cp_y.conf"
     says "neither of kong-shift's making nor empty"
     [ "$(PGDATABASE='kong y foreign' pg_psql -c 'SELECT count(*) FROM precious')" = 0 ]
 }

@@ -1,12 +1,13 @@
 #!/usr/bin/env bats
 #
-# kong-shift cp rollback and cp resume: from every state, and after a kill at
-# every line of the journal.
+# kong-shift cp rollback and cp resume, from every state; see also killed.bats.
 
 # shellcheck disable=SC2016,SC2030,SC2031,SC2119,SC2154
 
+bats_require_minimum_version 1.5.0
+
 setup_file()    { . "$BATS_TEST_DIRNAME/world.bash"; world_start; }
-setup()         { . "$BATS_TEST_DIRNAME/world.bash"; world_reset; sql_x 'DELETE FROM clustering_data_planes'; }
+setup()         { . "$BATS_TEST_DIRNAME/world.bash"; . "$BATS_TEST_DIRNAME/killed.bash"; world_reset; }
 teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
 
 # check CODE TEXT ARG...: runs kong-shift, wants that code and that text.
@@ -18,27 +19,6 @@ check() {
     [ "$status" -eq "$code" ]
     [[ $output == *"$text"* ]] || { echo "not said: $text"; return 1; }
 }
-
-# killer N: a sync that kills the script at the Nth line of the journal.
-killer() {
-    mkdir -p "$BATS_TEST_TMPDIR/bin"
-    echo 0 >"$BATS_TEST_TMPDIR/lines"
-    cat >"$BATS_TEST_TMPDIR/bin/sync" <<EOF2
-#!/bin/bash
-[[ \$* != *journal.jsonl ]] || {
-    lines=\$(( \$(<$BATS_TEST_TMPDIR/lines) + 1 ))
-    echo "\$lines" >$BATS_TEST_TMPDIR/lines
-    (( lines != $1 )) || kill -9 "\$PPID"
-}
-exec /usr/bin/sync "\$@"
-EOF2
-    chmod +x "$BATS_TEST_TMPDIR/bin/sync"
-}
-
-# What it leaves behind must hold no password either.
-killed() { TMPDIR=$BATS_TEST_TMPDIR PATH=$BATS_TEST_TMPDIR/bin:$PATH kong_shift "$@" >>"$BATS_TEST_TMPDIR/said" 2>&1; }
-
-no_password() { run grep -rlF -e '(touch x)' "$BATS_TEST_TMPDIR"; echo "$output"; [ "$status" -eq 1 ]; }
 
 names_of_y() { pg_psql -c "SELECT count(*) FROM pg_database WHERE datname LIKE 'kong y%$1'"; }
 
@@ -151,40 +131,6 @@ all_is_back() {
     [ "$status" -eq 3 ]
     [[ $output == *'add --yes'* ]]
     [ ! -e "$WORK" ]
-}
-
-@test "killed at every line of the journal: resume brings dual-cluster to the same end" {
-    local line
-    BEFORE=$(digest_x)
-    for line in {1..16}; do
-        world_reset
-        rm -rf "$WORK"
-        killer "$line"
-        killed cp dual-cluster && false
-        [ "$(<"$BATS_TEST_TMPDIR/lines")" = "$line" ]
-        check 0 '' cp status
-        if (( line < 16 )); then
-            check 0 'cp dual-cluster was interrupted' cp resume
-        else
-            check 0 'nothing to resume: cp dual-cluster came to its end' cp resume
-        fi
-        all_is_up
-    done
-    no_password
-}
-
-@test "killed at every line of the journal: resume brings rollback to the same end" {
-    local line
-    BEFORE=$(digest_x)
-    for line in {1..12}; do
-        kong_shift cp dual-cluster >/dev/null
-        killer "$line"
-        killed cp rollback && false
-        [ "$(<"$BATS_TEST_TMPDIR/lines")" = "$line" ]
-        check 0 'cp rollback' cp resume
-        all_is_back
-    done
-    no_password
 }
 
 @test "resume: nothing to resume; another run's words" {
