@@ -3,7 +3,7 @@
 declare -A SETTING_TYPE=(
     [shift]=text            [lb]=urls
     [x.kong]=command        [y.kong]=command
-    [x.conf]=path           [y.conf]=path
+    [x.conf]=path           [y.conf]=path           [y.dp.conf]=paths
     [x.admin]=url           [y.admin]=url
     [x.db.host]=text        [y.db.host]=text
     [x.db.port]=port        [y.db.port]=port
@@ -41,6 +41,7 @@ declare -A SETTING=(
 STRATEGY=
 declare -A SETTING_LINE=()
 declare -a LBS=()
+declare -a DP_CONFS=()
 declare -a WORDS=()
 
 settings_load() {
@@ -99,7 +100,7 @@ setting_put() {
     [[ -n ${SETTING_TYPE[$key]-} ]] || setting_error "$number" "unknown setting \"$key\""
     [[ -n $value ]] || setting_error "$number" "$key has no value"
     [[ ! $value =~ [[:cntrl:]] ]] || setting_error "$number" "$key holds a control character"
-    if [[ -n ${SETTING_LINE[$key]-} && $key != lb ]]; then
+    if [[ -n ${SETTING_LINE[$key]-} && ${SETTING_TYPE[$key]} != @(urls|paths) ]]; then
         setting_error "$number" "$key was already set in line ${SETTING_LINE[$key]}"
     fi
     setting_check "$number" "$key" "$value" "${SETTING_TYPE[$key]}"
@@ -110,6 +111,7 @@ setting_put() {
             ! is_one_of "${value%/}" "${LBS[@]}" || setting_error "$number" "$key $value was already given"
             LBS+=("${value%/}")
             ;;
+        paths) DP_CONFS+=("$value") ;;
         url)  SETTING[$key]=${value%/} ;;
         *)    SETTING[$key]=$value ;;
     esac
@@ -131,7 +133,7 @@ setting_check() {
             [[ $value =~ $url ]] || setting_error "$number" \
                 "$key must be a URL like http://127.0.0.1:8040/shift, without user, password or query; got \"$value\""
             ;;
-        path)
+        path | paths)
             [[ $value = /* ]] || setting_error "$number" "$key must begin with /, got \"$value\""
             ;;
         port)
