@@ -40,12 +40,15 @@ declare -a OPT_FORCE=() FORCED=()
 
 # force_check: refuses a --force that would do nothing.
 force_check() {
-    local name names=("${GUARDS_FORCEABLE[@]}" columns test-restore schemas)
+    local name names=("${GUARDS_FORCEABLE[@]}" columns test-restore schemas export)
     (( ${#OPT_FORCE[@]} > 0 )) || return 0
     case $COMMAND in
-        plan | 'cp preflight' | 'cp dual-cluster' | 'cp in-place' | 'cp open' | 'cp resume') ;;
+        plan | 'cp preflight' | 'cp dual-cluster' | 'cp in-place' | 'cp open') ;;
+        'cp resume')                names+=(old-pool) ;;
         # Those asked in the middle, where plan cannot ask yet.
-        'cp backup')                names=(test-restore) ;;
+        'cp backup')                names=(test-restore export) ;;
+        'cp export')                names=(export) ;;
+        'cp rollback')              names=(old-pool) ;;
         'cp migrate')               names=(columns) ;;
         'cp verify')                names=(columns schemas) ;;
         weight)                     names=(drift) ;;

@@ -22,7 +22,7 @@ guard_payload() {
     (( PAYLOAD <= limit )) || refuse "the configuration of X compresses to about $(mebibytes "$PAYLOAD"), and DPs of CP Y take \
 $(mebibytes "$limit") (cluster_max_payload): set that higher on CP Y and on every DP that is to hang on it, in y.conf and y.dp.conf \
 too, or insist: --force payload"
-    (( PAYLOAD <= limit / 10 * 8 )) || warn "the configuration of X compresses to about $(mebibytes "$PAYLOAD"), near the limit of \
+    (( PAYLOAD <= limit * 8 / 10 )) || warn "the configuration of X compresses to about $(mebibytes "$PAYLOAD"), near the limit of \
 $(mebibytes "$limit") (cluster_max_payload)"
     payload_lmdb
     found "about $(mebibytes "$PAYLOAD") compressed, $(mebibytes "$PAYLOAD_RAW") as JSON; cluster_max_payload $(mebibytes "$limit")"

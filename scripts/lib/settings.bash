@@ -23,6 +23,7 @@ declare -A SETTING_TYPE=(
     [start_timeout]=seconds [freeze_timeout]=seconds
     [hold]=duration         [jobs]=jobs
     [freeze]=freeze         [canary_timeout]=seconds
+    [export]=onoff          [attach_timeout]=seconds
 )
 readonly SETTING_TYPE
 
@@ -36,6 +37,7 @@ declare -A SETTING=(
     [start_timeout]=60      [freeze_timeout]=60
     [hold]=1h               [jobs]=1
     [freeze]=module         [canary_timeout]=60
+    [export]=off            [attach_timeout]=300
 )
 # What the settings mean: dual-cluster or, when Y has the database of X, in-place.
 STRATEGY=
@@ -146,6 +148,9 @@ setting_check() {
             ;;
         freeze)
             [[ $value = @(module|revoke) ]] || setting_error "$number" "$key must be module or revoke, got \"$value\""
+            ;;
+        onoff)
+            [[ $value = @(on|off) ]] || setting_error "$number" "$key must be on or off, got \"$value\""
             ;;
         jobs)
             [[ $value =~ ^[1-9][0-9]?$ ]] || setting_error "$number" "$key must be a number from 1 to 99, got \"$value\""
