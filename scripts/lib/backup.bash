@@ -43,6 +43,10 @@ phase_backup() {
     fi
     evidence dump "$BACKUP"
     evidence sha256 "$BACKUP_SHA256"
+    if [[ ${SETTING[export]} = on ]]; then
+        guard_run export
+        evidence export "$(<"$SCRATCH/found")"
+    fi
     test_restore
 }
 

@@ -11,8 +11,8 @@ kong() {
     local which=$1 conf=() prefix=$KONG_HOME/prefix-$1
     shift
     split_words "${SETTING[$which.kong]}"
-    if [[ $1 = migrations ]]; then
-        log_name "$which-migrations-$2"
+    if [[ $1 != version ]]; then
+        log_name "$which-$1-$2"
         [[ -z ${SETTING[$which.conf]-} ]] || conf=(-c "${SETTING[$which.conf]}")
     else
         KONG_LOG=$SCRATCH/kong.log

@@ -161,7 +161,7 @@ without_dps() { sql_x 'DELETE FROM clustering_data_planes'; }
 compare() {
     printf '%s' "$1" >"$BATS_TEST_TMPDIR/x.root"
     printf '%s' "$2" >"$BATS_TEST_TMPDIR/y.root"
-    run bash -euc 'for part in log plugins; do . "$1/scripts/lib/$part.bash"; done
+    run bash -euc 'STRATEGY=dual-cluster; for part in log plugins; do . "$1/scripts/lib/$part.bash"; done
         plugins_compare "$2/x.root" "$2/y.root"' - "$ROOT" "$BATS_TEST_TMPDIR"
     echo "$output"
 }
