@@ -27,7 +27,7 @@ drain_options_check() {
 
 # drain_pool WORD...: the one argument that these commands take.
 drain_pool() {
-    (( $# == 1 )) && [[ $1 = @(old|new) ]] || usage "$COMMAND takes the name of a pool, old or new"
+    [[ $# = 1 && ${1-} = @(old|new) ]] || usage "$COMMAND takes the name of a pool, old or new"
     POOL=$1
     settings_load
     need lb

@@ -156,7 +156,6 @@ until_lasting() {
     client sleep/2
     put weight '{"new":100}'
     check 3 '2 under way (oldest ' safe old
-    check 3 '2 under way (oldest ' --json safe old || true
     [ "$(kong_shift --json safe old | jq -c '.[0] | [.safe, .reasons, .active]')" = '[false,["active"],2]' ]
     check 0 "$LB: old: safe to stop" drain old --wait
     [[ $output == *'not safe to stop: 2 under way'* ]]
@@ -172,7 +171,7 @@ until_lasting() {
     put weight '{"new":100}'
     check 3 '3 under way (oldest ' safe old
     [[ $output == *'3 long-lived (oldest '* ]]
-    check 3 'long-lived' drain old || [ "$status" -eq 0 ]
+    check 0 'not safe to stop: 3 under way' drain old
     sleep 0.7
     [ "$(get pools/old .long_lived)" = 3 ]
 
@@ -203,7 +202,6 @@ until_lasting() {
     check 3 "$LB2: nothing was changed anywhere, as the weight still gives the old pool requests" drain old
     [ "$(get pools/old .drained)" = false ]
     SHIFT=$LB2/shifts/kong put weight '{"new":100}'
-    client sleep/3 || true
     put weight '{"new":0}'
     client sleep/3
     put weight '{"new":100}'
