@@ -63,7 +63,8 @@ EOC
     proxy_read_timeout 800ms;
     upstream tls { kong_shift old=tls_old new=tls_new weight=50;
         kong_shift_check port=$planes->{port}{'status-tls'} uri=/status/ready
-            tls=on tls_name=plane tls_ca=$planes->{cert} $check; }
+            ssl=on ssl_name=plane
+            ssl_trusted_certificate=$planes->{cert} $check; }
 EOC
     server => <<"EOC",
         location /tls/ {
