@@ -16,7 +16,7 @@ cmd_version() {
 dry_run() {
     case $COMMAND in
         # These change nothing, or have a place of their own for it (lb_put_all).
-        help | version | plan | status | weight | abort | 'cp status' | 'cp watch' | 'dp list')
+        help | version | plan | status | weight | abort | drain | undrain | safe | 'cp status' | 'cp watch' | 'dp list')
             "cmd_${COMMAND// /_}" "$@"
             return
             ;;
