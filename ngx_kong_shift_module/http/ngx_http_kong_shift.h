@@ -138,27 +138,56 @@ typedef struct {
     json_int_t                     current;    /* generation, or 0 */
     ngx_uint_t                     retry;      /* seconds, or 0 */
     const char                    *allow;      /* or NULL */
+    json_t                        *more;       /* members to add, or NULL */
     char                           detail[512];
 } ngx_http_kong_shift_problem_t;
 
 
+typedef struct ngx_http_kong_shift_resource_s  ngx_http_kong_shift_resource_t;
+
+
+/* what a path names */
+
+typedef struct {
+    ngx_http_kong_shift_srv_conf_t   *kscf;    /* NULL: all shifts */
+    ngx_kong_shift_pool_e             pool;
+    ngx_str_t                         addr;    /* of a peer */
+    ngx_http_kong_shift_resource_t   *resource;
+} ngx_http_kong_shift_target_t;
+
+
+typedef ngx_int_t (*ngx_http_kong_shift_show_pt)(ngx_http_request_t *r,
+    ngx_http_kong_shift_target_t *target);
+
+
 typedef json_t *(*ngx_http_kong_shift_json_pt)(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_snapshot_t *snap);
+    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap);
 
 
 typedef ngx_int_t (*ngx_http_kong_shift_parse_pt)(json_t *body,
     ngx_kong_shift_change_t *change, ngx_http_kong_shift_problem_t *problem);
 
 
-/* what is below /shifts/NAME */
+/* the levels of a path at which resources are */
 
-typedef struct {
-    ngx_str_t                      name;
+typedef enum {
+    NGX_HTTP_KONG_SHIFT_TOP = 0,           /* / */
+    NGX_HTTP_KONG_SHIFT_ONE,               /* /shifts/NAME/ */
+    NGX_HTTP_KONG_SHIFT_POOL,              /* /shifts/NAME/pools/POOL/ */
+    NGX_HTTP_KONG_SHIFT_PEER               /* .../peers/ADDR */
+} ngx_http_kong_shift_level_e;
+
+
+struct ngx_http_kong_shift_resource_s {
+    ngx_http_kong_shift_level_e    level;
+    ngx_str_t                      name;       /* empty: the level itself */
     ngx_uint_t                     methods;    /* but GET and HEAD */
     const char                    *allow;
-    ngx_http_kong_shift_json_pt    json;
+    ngx_http_kong_shift_show_pt    show;       /* NULL: no GET, no HEAD */
+    ngx_http_kong_shift_json_pt    json;       /* also after a change */
     ngx_http_kong_shift_parse_pt   parse;
-} ngx_http_kong_shift_resource_t;
+    ngx_http_kong_shift_parse_pt   undo;       /* of DELETE */
+};
 
 
 /* upstream */
@@ -231,12 +260,10 @@ ngx_int_t ngx_http_kong_shift_freeze_handler(ngx_http_request_t *r);
 ngx_int_t ngx_http_kong_shift_api_handler(ngx_http_request_t *r);
 
 /*
- * Finds what the path names; *kscf is NULL for the list of shifts.  NGX_ERROR
- * with *problem when it names nothing.
+ * Finds what the path names.  NGX_ERROR with *problem when it names nothing.
  */
 ngx_int_t ngx_http_kong_shift_route(ngx_http_request_t *r,
-    ngx_http_kong_shift_srv_conf_t **kscf,
-    ngx_http_kong_shift_resource_t **resource,
+    ngx_http_kong_shift_target_t *target,
     ngx_http_kong_shift_problem_t *problem);
 
 ngx_kong_shift_conf_t *ngx_http_kong_shift_conf(void);
@@ -286,6 +313,12 @@ ngx_int_t ngx_http_kong_shift_parse_freeze(json_t *body,
     ngx_kong_shift_change_t *change, ngx_http_kong_shift_problem_t *problem);
 ngx_int_t ngx_http_kong_shift_parse_abort(json_t *body,
     ngx_kong_shift_change_t *change, ngx_http_kong_shift_problem_t *problem);
+ngx_int_t ngx_http_kong_shift_parse_drain(json_t *body,
+    ngx_kong_shift_change_t *change, ngx_http_kong_shift_problem_t *problem);
+ngx_int_t ngx_http_kong_shift_parse_lift(json_t *body,
+    ngx_kong_shift_change_t *change, ngx_http_kong_shift_problem_t *problem);
+ngx_int_t ngx_http_kong_shift_parse_peer(json_t *body,
+    ngx_kong_shift_change_t *change, ngx_http_kong_shift_problem_t *problem);
 
 
 /* origin */
@@ -322,16 +355,77 @@ ngx_int_t ngx_http_kong_shift_send_problem(ngx_http_request_t *r,
 ngx_int_t ngx_http_kong_shift_send_json(ngx_http_request_t *r,
     ngx_uint_t status, json_t *json, uint64_t generation);
 
+/* The same for a text in buffers, the last of which is marked here. */
+ngx_int_t ngx_http_kong_shift_send_text(ngx_http_request_t *r,
+    ngx_uint_t status, const char *type, ngx_chain_t *out);
+
 json_t *ngx_http_kong_shift_json_shift(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_snapshot_t *snap);
+    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap);
 json_t *ngx_http_kong_shift_json_weight(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_snapshot_t *snap);
+    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap);
 json_t *ngx_http_kong_shift_json_gate(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_snapshot_t *snap);
+    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap);
 json_t *ngx_http_kong_shift_json_freeze(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_snapshot_t *snap);
+    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap);
+
+/* Adds whether the state file has it. */
+void ngx_http_kong_shift_json_saved(ngx_kong_shift_conf_t *conf,
+    ngx_kong_shift_snapshot_t *snap, json_t *json);
 json_t *ngx_http_kong_shift_json_events(ngx_kong_shift_t *shift,
     ngx_kong_shift_event_t *events, ngx_uint_t n, uint64_t last);
+
+
+/* pools */
+
+/* a copy of what is known of a shift at one moment */
+
+typedef struct {
+    ngx_http_kong_shift_srv_conf_t  *kscf;
+    ngx_kong_shift_snapshot_t        snap;
+    ngx_kong_shift_total_t           total;
+    unsigned                         empty;
+    unsigned                         fail_open;
+    ngx_kong_shift_pool_t            pool[2];
+} ngx_http_kong_shift_view_t;
+
+void ngx_http_kong_shift_view(ngx_kong_shift_conf_t *conf,
+    ngx_http_kong_shift_srv_conf_t *kscf, ngx_http_kong_shift_view_t *view);
+
+extern const char  *ngx_http_kong_shift_pool_names[2];
+extern const char  *ngx_http_kong_shift_origins[NGX_KONG_SHIFT_ORIGINS];
+
+/* Whether there is such a peer, or one that was drained before it went. */
+ngx_uint_t ngx_http_kong_shift_has_peer(ngx_http_kong_shift_target_t *target);
+
+/* of both pools, the little that goes into the answer about a shift */
+json_t *ngx_http_kong_shift_json_pools(ngx_kong_shift_conf_t *conf,
+    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_snapshot_t *snap);
+
+json_t *ngx_http_kong_shift_json_pool(ngx_kong_shift_conf_t *conf,
+    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap);
+json_t *ngx_http_kong_shift_json_peer(ngx_kong_shift_conf_t *conf,
+    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap);
+
+/* Says which peers of new are missing. */
+void ngx_http_kong_shift_set_not_ready(ngx_kong_shift_conf_t *conf,
+    ngx_http_kong_shift_srv_conf_t *kscf,
+    ngx_http_kong_shift_problem_t *problem);
+
+/* Adds what a pool has under way. */
+void ngx_http_kong_shift_add_census(ngx_kong_shift_total_t *total,
+    ngx_kong_shift_pool_e pool, json_t *json);
+
+
+/* stop */
+
+ngx_int_t ngx_http_kong_shift_safe_to_stop(ngx_http_request_t *r,
+    ngx_http_kong_shift_target_t *target);
+
+
+/* metrics */
+
+ngx_int_t ngx_http_kong_shift_metrics(ngx_http_request_t *r,
+    ngx_http_kong_shift_target_t *target);
 
 
 extern ngx_module_t  ngx_http_kong_shift_module;

@@ -310,6 +310,27 @@ ngx_kong_shift_count_peers(ngx_kong_shift_record_t *rec,
 }
 
 
+ngx_uint_t
+ngx_kong_shift_is_last(ngx_kong_shift_record_t *rec,
+    ngx_kong_shift_pool_e pool, const char *addr)
+{
+    ngx_uint_t              i;
+    ngx_kong_shift_peer_t  *peer;
+
+    for (i = 0; i < NGX_KONG_SHIFT_PEERS; i++) {
+        peer = &rec->pool[pool].peer[i];
+
+        if (peer->configured && !peer->down && !peer->drained
+            && ngx_strcmp(peer->addr, addr) != 0)
+        {
+            return 0;
+        }
+    }
+
+    return 1;
+}
+
+
 void
 ngx_kong_shift_mark_unsaved_locked(ngx_kong_shift_shctx_t *sh)
 {
