@@ -424,6 +424,45 @@ ngx_int_t ngx_http_kong_shift_safe_to_stop(ngx_http_request_t *r,
 
 /* metrics */
 
+/* what a metric is of, which says how many samples it has */
+
+typedef enum {
+    NGX_HTTP_KONG_SHIFT_OF_SHIFT = 0,
+    NGX_HTTP_KONG_SHIFT_OF_POOL,
+    NGX_HTTP_KONG_SHIFT_OF_PEER
+} ngx_http_kong_shift_scope_e;
+
+
+typedef struct {
+    ngx_http_kong_shift_view_t   *view;
+    ngx_kong_shift_pool_e         pool;
+    ngx_uint_t                    place;      /* of the peer */
+} ngx_http_kong_shift_subject_t;
+
+
+typedef struct ngx_http_kong_shift_metric_s  ngx_http_kong_shift_metric_t;
+
+/* Writes a value.  NULL: the subject has none. */
+typedef u_char *(*ngx_http_kong_shift_value_pt)(u_char *p,
+    ngx_http_kong_shift_subject_t *s, size_t offset);
+
+
+struct ngx_http_kong_shift_metric_s {
+    ngx_http_kong_shift_scope_e    scope;
+    const char                    *name;
+    const char                    *help;
+    ngx_http_kong_shift_value_pt   value;
+    size_t                         offset;     /* or what "value" tells by */
+    ngx_uint_t                     counter;    /* unsigned  counter:1; */
+
+    const char                    *label;      /* one more, or NULL */
+    const char                   **values;     /* of it; NULL: versions */
+    ngx_uint_t                     nvalues;
+};
+
+/* Ends with one that has no name. */
+extern ngx_http_kong_shift_metric_t  ngx_http_kong_shift_metric_list[];
+
 ngx_int_t ngx_http_kong_shift_metrics(ngx_http_request_t *r,
     ngx_http_kong_shift_target_t *target);
 

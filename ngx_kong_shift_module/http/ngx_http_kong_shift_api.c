@@ -306,7 +306,8 @@ static ngx_uint_t
 ngx_http_kong_shift_is(ngx_str_t *name, ngx_str_t *other)
 {
     return name->len == other->len
-           && ngx_strncmp(name->data, other->data, name->len) == 0;
+           && (name->len == 0
+               || ngx_strncmp(name->data, other->data, name->len) == 0);
 }
 
 
