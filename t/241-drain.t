@@ -325,6 +325,20 @@ $front->set($t->front_conf(%conf, weight => 20),
     $t->front_main(%conf, zone => '1m'));
 ok($front->reload, 'reload with another zone size');
 kept('zone resized', $told);
+
+# what is still under way in a worker of the zone before is nobody's to count,
+# so nothing is safe until that worker is gone
+my $held = $t->connect_to('front', $front->workers);
+$held->send("GET / HTTP/1.1\r\n");
+$front->set($t->front_conf(%conf, weight => 20),
+    $t->front_main(%conf, zone => '2m'));
+ok($front->reload, 'and another one, with a request in an old worker');
+kept('zone resized again', $told);
+is(stop_of($_), $_ eq 'old' ? '409 active' : '409 weight active',
+    "$_ is not safe") for qw(old new);
+$held->close_now;
+ok(retry_until(sub { stop_of('old') eq '200 safe' }), 'until that is gone');
+
 $front->kill_worker($_) for $front->workers;
 kept('every worker killed', $told);
 ok($front->stop && $front->start, 'restart');
