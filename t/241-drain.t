@@ -370,6 +370,24 @@ is_json($c->request('POST', pool('old/drain'), body => '{"rate":7}'), 200,
 $c = $t->connect_to('admin', @new);
 ok(retry_until(sub { $c->request('GET', pool('old'))->{json}{drained} }, 3),
     'and at the new one');
+
+# a peer that is drained at one gets nothing from the other
+$c->request('DELETE', pool('old/drain'));
+$c->request('PUT', "/shifts/kong/weight", body => '{"new":0}');
+is_json($c->request('PUT', pool("old/peers/$old2"), body =>
+    '{"state":"ready"}'), 200, { state => 'unchecked' }, 'a peer at the new one');
+is_json($c->request('PUT', pool("old/peers/$old"), body =>
+    '{"state":"ready"}'), 200, { state => 'unchecked' }, 'is back');
+is_json($c->request('PUT', pool("old/peers/$old2"), body =>
+    '{"state":"drain"}'), 200, { state => 'drained' }, 'or drained');
+my $f = $t->connect_to('front', @old);
+ok(retry_until(sub { !grep { $f->request('GET', '/')->{body} !~ /^old / }
+    1 .. 10 }, 3), 'and so it is at the old one');
+$c->request('PUT', pool("old/peers/$old2"), body => '{"state":"ready"}');
+$c->request('PUT', '/shifts/kong/weight', body => '{"new":100}');
+$c->request('POST', pool('old/drain'), body => '{"rate":7}');
+$c->close_now;
+$f->close_now;
 ok($front->end_old_master, 'the old binary leaves');
 is(stop_of('old'), '200 safe', 'and the new one says safe');
 
@@ -388,7 +406,6 @@ is(stop_of('old'), '200 safe', 'no file');
 my $text = from_json(read_file($file))->{shifts}{kong};
 is($text->{drains}{old}{rate}, 7, 'a drain is in the file');
 lift('old');
-peer('old', $old, 'ready');
 $text = from_json(read_file($file))->{shifts}{kong};
 is_deeply([sort keys %$text], [qw(aborted changed conf_weight events freeze
     gate generation weight)], 'without one nothing of it is');
