@@ -170,15 +170,15 @@ typedef struct {
     ngx_kong_shift_pool_e             pool;
     ngx_str_t                         addr;    /* of a peer */
     ngx_http_kong_shift_resource_t   *resource;
-} ngx_http_kong_shift_target_t;
+} ngx_http_kong_shift_object_t;
 
 
 typedef ngx_int_t (*ngx_http_kong_shift_show_pt)(ngx_http_request_t *r,
-    ngx_http_kong_shift_target_t *target);
+    ngx_http_kong_shift_object_t *target);
 
 
 typedef json_t *(*ngx_http_kong_shift_json_pt)(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap);
+    ngx_http_kong_shift_object_t *target, ngx_kong_shift_snapshot_t *snap);
 
 
 typedef ngx_int_t (*ngx_http_kong_shift_parse_pt)(json_t *body,
@@ -474,7 +474,7 @@ ngx_int_t ngx_http_kong_shift_api_handler(ngx_http_request_t *r);
  * Finds what the path names.  NGX_ERROR with *problem when it names nothing.
  */
 ngx_int_t ngx_http_kong_shift_route(ngx_http_request_t *r,
-    ngx_http_kong_shift_target_t *target,
+    ngx_http_kong_shift_object_t *target,
     ngx_http_kong_shift_problem_t *problem);
 
 ngx_kong_shift_conf_t *ngx_http_kong_shift_conf(void);
@@ -571,13 +571,13 @@ ngx_int_t ngx_http_kong_shift_send_text(ngx_http_request_t *r,
     ngx_uint_t status, const char *type, ngx_chain_t *out);
 
 json_t *ngx_http_kong_shift_json_shift(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap);
+    ngx_http_kong_shift_object_t *target, ngx_kong_shift_snapshot_t *snap);
 json_t *ngx_http_kong_shift_json_weight(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap);
+    ngx_http_kong_shift_object_t *target, ngx_kong_shift_snapshot_t *snap);
 json_t *ngx_http_kong_shift_json_gate(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap);
+    ngx_http_kong_shift_object_t *target, ngx_kong_shift_snapshot_t *snap);
 json_t *ngx_http_kong_shift_json_freeze(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap);
+    ngx_http_kong_shift_object_t *target, ngx_kong_shift_snapshot_t *snap);
 
 /* Adds whether the state file has it. */
 void ngx_http_kong_shift_json_saved(ngx_kong_shift_conf_t *conf,
@@ -606,16 +606,16 @@ extern const char  *ngx_http_kong_shift_pool_names[2];
 extern const char  *ngx_http_kong_shift_origins[NGX_KONG_SHIFT_ORIGINS];
 
 /* Whether there is such a peer, or one that was drained before it went. */
-ngx_uint_t ngx_http_kong_shift_has_peer(ngx_http_kong_shift_target_t *target);
+ngx_uint_t ngx_http_kong_shift_has_peer(ngx_http_kong_shift_object_t *target);
 
 /* of both pools, the little that goes into the answer about a shift */
 json_t *ngx_http_kong_shift_json_pools(ngx_kong_shift_conf_t *conf,
     ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_snapshot_t *snap);
 
 json_t *ngx_http_kong_shift_json_pool(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap);
+    ngx_http_kong_shift_object_t *target, ngx_kong_shift_snapshot_t *snap);
 json_t *ngx_http_kong_shift_json_peer(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap);
+    ngx_http_kong_shift_object_t *target, ngx_kong_shift_snapshot_t *snap);
 
 /* Says which peers of new are missing. */
 void ngx_http_kong_shift_set_not_ready(ngx_kong_shift_conf_t *conf,
@@ -630,7 +630,7 @@ void ngx_http_kong_shift_add_census(ngx_kong_shift_total_t *total,
 /* stop */
 
 ngx_int_t ngx_http_kong_shift_safe_to_stop(ngx_http_request_t *r,
-    ngx_http_kong_shift_target_t *target);
+    ngx_http_kong_shift_object_t *target);
 
 
 /* metrics */
@@ -675,7 +675,7 @@ struct ngx_http_kong_shift_metric_s {
 extern ngx_http_kong_shift_metric_t  ngx_http_kong_shift_metric_list[];
 
 ngx_int_t ngx_http_kong_shift_metrics(ngx_http_request_t *r,
-    ngx_http_kong_shift_target_t *target);
+    ngx_http_kong_shift_object_t *target);
 
 
 extern ngx_module_t  ngx_http_kong_shift_module;

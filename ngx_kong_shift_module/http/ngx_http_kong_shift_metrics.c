@@ -34,7 +34,7 @@ static u_char *ngx_http_kong_shift_label(u_char *p, const char *name,
     const char *value);
 ngx_int_t
 ngx_http_kong_shift_metrics(ngx_http_request_t *r,
-    ngx_http_kong_shift_target_t *target)
+    ngx_http_kong_shift_object_t *target)
 {
     ngx_array_t                    views;
     ngx_http_kong_shift_text_t     text;
