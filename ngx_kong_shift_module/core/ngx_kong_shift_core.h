@@ -39,6 +39,10 @@
 
 #define NGX_KONG_SHIFT_RATE_MAX      10000
 
+/* seconds until the deadline of a drain: 1 .. a year */
+
+#define NGX_KONG_SHIFT_DEADLINE_MAX  (365 * 24 * 3600)
+
 
 typedef enum {
     NGX_KONG_SHIFT_OLD = 0,
@@ -128,8 +132,8 @@ typedef struct {
     char         freeze_comment[NGX_KONG_SHIFT_COMMENT_SIZE];
 
     /* of each pool */
-    uint8_t      drained[2];
-    int64_t      drain_changed[2];
+    uint8_t      drained[2];             /* old: the weight is 100, new: 0 */
+    int64_t      drain_changed[2];       /* drained, or not, since then */
     uint32_t     drain_rate[2];          /* closed per second; 0: none */
     int64_t      drain_deadline[2];      /* seconds; 0: none */
 
@@ -144,6 +148,7 @@ typedef struct {
     uint8_t      on;                     /* SET_FREEZE, _DRAIN, _PEER */
     uint8_t      forced;                 /* OPEN_GATE, SET_WEIGHT */
     uint8_t      not_ready;              /* new has too few ready peers */
+    uint8_t      last;                   /* SET_PEER: no other is usable */
     uint8_t      match;                  /* "generation" must be current */
     uint8_t      pool;                   /* SET_DRAIN, SET_PEER */
     uint32_t     rate;                   /* SET_DRAIN: as in the state */

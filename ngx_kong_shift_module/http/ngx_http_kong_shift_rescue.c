@@ -4,7 +4,7 @@
  */
 
 
-#include "ngx_http_kong_shift.h"
+#include "ngx_http_kong_shift_request.h"
 
 
 static ngx_uint_t ngx_http_kong_shift_tries_left(ngx_peer_connection_t *pc,

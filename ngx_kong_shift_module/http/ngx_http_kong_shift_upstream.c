@@ -4,7 +4,7 @@
  */
 
 
-#include "ngx_http_kong_shift.h"
+#include "ngx_http_kong_shift_request.h"
 
 
 static ngx_inline ngx_int_t ngx_http_kong_shift_set_pool(
@@ -104,7 +104,6 @@ ngx_http_kong_shift_init_peer(ngx_http_request_t *r,
     kp->reserve = 0;
     kp->rescue = 0;
     kp->place = NGX_HTTP_KONG_SHIFT_NO_PLACE;
-    kp->lasting = 0;
 
     if (ngx_http_kong_shift_may_rescue(kscf, kp->choice)) {
         kp->rescue = 1;

@@ -4,7 +4,7 @@
  */
 
 
-#include "ngx_http_kong_shift.h"
+#include "ngx_http_kong_shift_request.h"
 
 
 #define NGX_HTTP_KONG_SHIFT_VAR_POOL        0
@@ -36,7 +36,7 @@ static ngx_str_t  ngx_http_kong_shift_reasons[] = {
 };
 
 
-static ngx_str_t  ngx_http_kong_shift_origins[] = {
+static ngx_str_t  ngx_http_kong_shift_origin_values[] = {
     ngx_string("gateway"),
     ngx_string("backend"),
     ngx_string("transport"),
@@ -44,7 +44,7 @@ static ngx_str_t  ngx_http_kong_shift_origins[] = {
 };
 
 
-static ngx_str_t  ngx_http_kong_shift_flags[] = {
+static ngx_str_t  ngx_http_kong_shift_flag_values[] = {
     ngx_string("0"),
     ngx_string("1")
 };
@@ -166,12 +166,12 @@ ngx_http_kong_shift_variable_text(ngx_http_kong_shift_choice_t *choice,
         return &ngx_http_kong_shift_reasons[choice->choice.reason];
 
     case NGX_HTTP_KONG_SHIFT_VAR_RESCUED:
-        return &ngx_http_kong_shift_flags[
+        return &ngx_http_kong_shift_flag_values[
                    choice->choice.reason == NGX_KONG_SHIFT_BY_RESCUE
                    && ngx_http_kong_shift_is_answered(choice)];
 
     case NGX_HTTP_KONG_SHIFT_VAR_ORIGIN:
-        return &ngx_http_kong_shift_origins[
+        return &ngx_http_kong_shift_origin_values[
                    ngx_http_kong_shift_get_origin(choice)];
 
     default:

@@ -317,6 +317,10 @@ void ngx_kong_shift_count(ngx_kong_shift_shctx_t *sh,
 void ngx_kong_shift_count_peers(ngx_kong_shift_record_t *rec,
     ngx_kong_shift_pool_e pool, uint32_t *n, uint32_t *ready);
 
+/* Whether no peer of a pool is usable but this one, if that is. */
+ngx_uint_t ngx_kong_shift_is_last(ngx_kong_shift_record_t *rec,
+    ngx_kong_shift_pool_e pool, const char *addr);
+
 /* Adds an event of something that was seen; the caller holds the mutex. */
 void ngx_kong_shift_see_locked(ngx_kong_shift_record_t *rec,
     ngx_kong_shift_action_e action, const char *by, const char *text);
@@ -524,6 +528,10 @@ struct ngx_kong_shift_op_s {
 
 /* Starts a change; "handler" is called exactly once, perhaps at once. */
 void ngx_kong_shift_op_start(ngx_kong_shift_op_t *op);
+
+/* Writes what the event says, NGX_KONG_SHIFT_COMMENT_SIZE bytes at most. */
+void ngx_kong_shift_op_text(ngx_kong_shift_op_t *op, char *text);
+void ngx_kong_shift_op_log(ngx_kong_shift_op_t *op);
 
 ngx_int_t ngx_kong_shift_init_worker(ngx_cycle_t *cycle,
     ngx_kong_shift_conf_t *kcf);
