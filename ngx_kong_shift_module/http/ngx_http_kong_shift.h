@@ -15,6 +15,9 @@
 #include "ngx_kong_shift.h"
 
 
+extern ngx_module_t  ngx_http_kong_shift_module;
+
+
 #define NGX_HTTP_KONG_SHIFT_BODY   (64 * 1024)
 
 /* in "down" of nginx: not ready or drained; "down" itself is 1 */
@@ -77,6 +80,18 @@ typedef struct {
 #define NGX_HTTP_KONG_SHIFT_NO_PLACE  NGX_KONG_SHIFT_PEERS
 
 
+/* how the answers of a pool have told their version so far */
+
+typedef struct {
+    u_char                         text[64];   /* of "Via" */
+    size_t                         len;
+    ngx_uint_t                     index;      /* of that header */
+    ngx_uint_t                     place;      /* of its version */
+    ngx_uint_t                     wrong;      /* 1 << place */
+    uint64_t                       generation; /* of "wrong" */
+} ngx_http_kong_shift_via_t;
+
+
 /* of an upstream{} block */
 
 typedef struct {
@@ -98,6 +113,15 @@ typedef struct {
     uint32_t                       seed_hash;
 
     ngx_flag_t                     gate;
+
+    /* of this worker */
+    ngx_kong_shift_record_t       *record;
+    ngx_kong_shift_census_t       *census;
+    ngx_queue_t                    under_way[2];
+    ngx_http_kong_shift_via_t      via[2];
+    uint64_t                       word;       /* of "may_take" */
+    uint64_t                       empty;
+    ngx_uint_t                     may_take;   /* 1 << pool */
 
     u_char                        *file;       /* of kong_shift, or of the */
     ngx_uint_t                     line;       /* first directive beside it */
@@ -122,26 +146,6 @@ typedef struct {
     u_char                        *file;
     ngx_uint_t                     line;
 } ngx_http_kong_shift_loc_conf_t;
-
-
-/* what was chosen for a main request, for each shift it came through */
-
-typedef struct ngx_http_kong_shift_choice_s  ngx_http_kong_shift_choice_t;
-
-struct ngx_http_kong_shift_choice_s {
-    ngx_http_kong_shift_srv_conf_t  *kscf;
-    uint64_t                         word;
-    ngx_kong_shift_choice_t          choice;
-
-    ngx_http_kong_shift_choice_t    *next;
-};
-
-
-typedef struct {
-    ngx_pool_cleanup_t               cleanup;  /* finds it after a redirect */
-    ngx_http_kong_shift_choice_t    *choices;  /* the newest first */
-    void                            *api;      /* body, or change */
-} ngx_http_kong_shift_ctx_t;
 
 
 /* a JSON answer to an API request that could not be carried out */
@@ -229,10 +233,6 @@ ngx_int_t ngx_http_kong_shift_init_upstream(ngx_conf_t *cf,
     ngx_http_upstream_srv_conf_t *us);
 ngx_int_t ngx_http_kong_shift_init_peer(ngx_http_request_t *r,
     ngx_http_upstream_srv_conf_t *us);
-
-/* What was chosen for the main request of r, the last first, or NULL. */
-ngx_http_kong_shift_choice_t *ngx_http_kong_shift_get_choice(
-    ngx_http_request_t *r);
 
 
 /* places */
@@ -461,6 +461,11 @@ void ngx_http_kong_shift_judge(ngx_http_kong_shift_target_t *target);
 ngx_int_t ngx_http_kong_shift_init_census(ngx_cycle_t *cycle);
 
 
+/* count */
+
+ngx_int_t ngx_http_kong_shift_log_handler(ngx_http_request_t *r);
+
+
 /* freeze */
 
 ngx_int_t ngx_http_kong_shift_freeze_handler(ngx_http_request_t *r);
@@ -676,9 +681,6 @@ extern ngx_http_kong_shift_metric_t  ngx_http_kong_shift_metric_list[];
 
 ngx_int_t ngx_http_kong_shift_metrics(ngx_http_request_t *r,
     ngx_http_kong_shift_object_t *target);
-
-
-extern ngx_module_t  ngx_http_kong_shift_module;
 
 
 #endif /* _NGX_HTTP_KONG_SHIFT_H_INCLUDED_ */

@@ -4,7 +4,7 @@
  */
 
 
-#include "ngx_http_kong_shift.h"
+#include "ngx_http_kong_shift_request.h"
 
 
 static void ngx_http_kong_shift_route_shift(

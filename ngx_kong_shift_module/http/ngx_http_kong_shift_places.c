@@ -62,6 +62,8 @@ ngx_http_kong_shift_init_places(ngx_cycle_t *cycle)
 
         kscf->conf = (ngx_kong_shift_conf_t *)
                          ngx_get_conf(cycle->conf_ctx, ngx_kong_shift_module);
+        kscf->record = kscf->shift->record;
+        kscf->census = &kscf->record->census[kscf->conf->row];
         kscf->shift->refresh = ngx_http_kong_shift_refresh;
         kscf->shift->data = kscf;
 
@@ -98,8 +100,10 @@ ngx_http_kong_shift_init_pool_places(ngx_cycle_t *cycle,
         }
     }
 
+    /* one more, without a name: the first is looked at in any case */
+
     kscf->places[pool].elts = ngx_pcalloc(cycle->pool,
-                                 n * sizeof(ngx_http_kong_shift_place_t) + 1);
+                               (n + 1) * sizeof(ngx_http_kong_shift_place_t));
     if (kscf->places[pool].elts == NULL) {
         return NGX_ERROR;
     }
@@ -119,7 +123,7 @@ ngx_http_kong_shift_init_pool_places(ngx_cycle_t *cycle,
 
             place = &kscf->places[pool].elts[kscf->places[pool].nelts++];
 
-            place->name = &peer->name;
+            place->name = kscf->places[pool].dynamic ? NULL : &peer->name;
             place->weight = peer->weight;
             place->place = ngx_http_kong_shift_take_place(rec, pool,
                                                           &peer->name);

@@ -97,6 +97,7 @@ typedef struct {
 typedef struct {
     char                       text[NGX_KONG_SHIFT_VERSION_SIZE];
     uint64_t                   responses;
+    uint64_t                   noted;      /* 1 << place: wrong, and told */
 } ngx_kong_shift_version_t;
 
 
