@@ -4,13 +4,13 @@
  */
 
 
-#include "ngx_http_kong_shift.h"
+#include "ngx_http_kong_shift_request.h"
 
 
 static void ngx_http_kong_shift_route_shift(
-    ngx_http_kong_shift_target_t *target, ngx_str_t *path);
+    ngx_http_kong_shift_object_t *target, ngx_str_t *path);
 static void ngx_http_kong_shift_find_resource(
-    ngx_http_kong_shift_target_t *target, ngx_http_kong_shift_level_e level,
+    ngx_http_kong_shift_object_t *target, ngx_http_kong_shift_level_e level,
     ngx_str_t *name, ngx_str_t *path);
 static void ngx_http_kong_shift_segment(ngx_str_t *path, ngx_str_t *name);
 static ngx_uint_t ngx_http_kong_shift_is(ngx_str_t *name, ngx_str_t *other);
@@ -20,11 +20,11 @@ static ngx_int_t ngx_http_kong_shift_check_method(ngx_http_request_t *r,
     ngx_http_kong_shift_resource_t *resource,
     ngx_http_kong_shift_problem_t *problem);
 static ngx_int_t ngx_http_kong_shift_list(ngx_http_request_t *r,
-    ngx_http_kong_shift_target_t *target);
+    ngx_http_kong_shift_object_t *target);
 static ngx_int_t ngx_http_kong_shift_show(ngx_http_request_t *r,
-    ngx_http_kong_shift_target_t *target);
+    ngx_http_kong_shift_object_t *target);
 static ngx_int_t ngx_http_kong_shift_events(ngx_http_request_t *r,
-    ngx_http_kong_shift_target_t *target);
+    ngx_http_kong_shift_object_t *target);
 
 
 static ngx_http_kong_shift_resource_t  ngx_http_kong_shift_resources[] = {
@@ -95,7 +95,7 @@ ngx_int_t
 ngx_http_kong_shift_api_handler(ngx_http_request_t *r)
 {
     ngx_int_t                      rc;
-    ngx_http_kong_shift_target_t   target;
+    ngx_http_kong_shift_object_t   target;
     ngx_http_kong_shift_problem_t  problem;
 
     if (ngx_http_kong_shift_route(r, &target, &problem) != NGX_OK
@@ -133,7 +133,7 @@ ngx_http_kong_shift_api_handler(ngx_http_request_t *r)
 
 ngx_int_t
 ngx_http_kong_shift_route(ngx_http_request_t *r,
-    ngx_http_kong_shift_target_t *target,
+    ngx_http_kong_shift_object_t *target,
     ngx_http_kong_shift_problem_t *problem)
 {
     ngx_str_t                       path, name;
@@ -142,7 +142,7 @@ ngx_http_kong_shift_route(ngx_http_request_t *r,
 
     static ngx_str_t  shifts = ngx_string("shifts");
 
-    ngx_memzero(target, sizeof(ngx_http_kong_shift_target_t));
+    ngx_memzero(target, sizeof(ngx_http_kong_shift_object_t));
 
     ngx_http_kong_shift_path(r, &path);
     ngx_http_kong_shift_segment(&path, &name);
@@ -200,7 +200,7 @@ done:
 /* below /shifts/NAME */
 
 static void
-ngx_http_kong_shift_route_shift(ngx_http_kong_shift_target_t *target,
+ngx_http_kong_shift_route_shift(ngx_http_kong_shift_object_t *target,
     ngx_str_t *path)
 {
     ngx_str_t  name;
@@ -251,7 +251,7 @@ ngx_http_kong_shift_route_shift(ngx_http_kong_shift_target_t *target,
 /* the resource of that name, but only if it is where the path ends */
 
 static void
-ngx_http_kong_shift_find_resource(ngx_http_kong_shift_target_t *target,
+ngx_http_kong_shift_find_resource(ngx_http_kong_shift_object_t *target,
     ngx_http_kong_shift_level_e level, ngx_str_t *name, ngx_str_t *path)
 {
     ngx_uint_t                       i;
@@ -306,7 +306,8 @@ static ngx_uint_t
 ngx_http_kong_shift_is(ngx_str_t *name, ngx_str_t *other)
 {
     return name->len == other->len
-           && ngx_strncmp(name->data, other->data, name->len) == 0;
+           && (name->len == 0
+               || ngx_strncmp(name->data, other->data, name->len) == 0);
 }
 
 
@@ -379,7 +380,7 @@ ngx_http_kong_shift_check_method(ngx_http_request_t *r,
 
 static ngx_int_t
 ngx_http_kong_shift_list(ngx_http_request_t *r,
-    ngx_http_kong_shift_target_t *target)
+    ngx_http_kong_shift_object_t *target)
 {
     json_t                           *json, *list;
     ngx_uint_t                        i;
@@ -426,7 +427,7 @@ ngx_http_kong_shift_list(ngx_http_request_t *r,
 
 static ngx_int_t
 ngx_http_kong_shift_show(ngx_http_request_t *r,
-    ngx_http_kong_shift_target_t *target)
+    ngx_http_kong_shift_object_t *target)
 {
     json_t                     *json;
     ngx_kong_shift_snapshot_t   snap;
@@ -442,7 +443,7 @@ ngx_http_kong_shift_show(ngx_http_request_t *r,
 
 static ngx_int_t
 ngx_http_kong_shift_events(ngx_http_request_t *r,
-    ngx_http_kong_shift_target_t *target)
+    ngx_http_kong_shift_object_t *target)
 {
     json_t                         *json;
     uint64_t                        last;

@@ -66,7 +66,7 @@ ngx_http_kong_shift_view(ngx_kong_shift_conf_t *conf,
 
 
 ngx_uint_t
-ngx_http_kong_shift_has_peer(ngx_http_kong_shift_target_t *target)
+ngx_http_kong_shift_has_peer(ngx_http_kong_shift_object_t *target)
 {
     ngx_str_t                  *addr;
     ngx_uint_t                  i;
@@ -149,7 +149,7 @@ ngx_http_kong_shift_json_pools(ngx_kong_shift_conf_t *conf,
 
 json_t *
 ngx_http_kong_shift_json_pool(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap)
+    ngx_http_kong_shift_object_t *target, ngx_kong_shift_snapshot_t *snap)
 {
     json_t                      *json;
     ngx_http_kong_shift_view_t  *view;
@@ -327,7 +327,7 @@ ngx_http_kong_shift_add_gone(ngx_http_kong_shift_view_t *view,
 
 json_t *
 ngx_http_kong_shift_json_peer(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap)
+    ngx_http_kong_shift_object_t *target, ngx_kong_shift_snapshot_t *snap)
 {
     json_t                      *json, *peers, *addr;
     ngx_uint_t                   i;

@@ -231,7 +231,7 @@ ngx_http_kong_shift_add_header(ngx_http_request_t *r, const char *name,
 
 json_t *
 ngx_http_kong_shift_json_weight(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap)
+    ngx_http_kong_shift_object_t *target, ngx_kong_shift_snapshot_t *snap)
 {
     json_t    *json;
     uint32_t   weight, effective;
@@ -256,7 +256,7 @@ ngx_http_kong_shift_json_weight(ngx_kong_shift_conf_t *conf,
 
 json_t *
 ngx_http_kong_shift_json_gate(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap)
+    ngx_http_kong_shift_object_t *target, ngx_kong_shift_snapshot_t *snap)
 {
     json_t                  *json;
     ngx_kong_shift_state_t  *st;
@@ -298,7 +298,7 @@ ngx_http_kong_shift_json_gate(ngx_kong_shift_conf_t *conf,
 
 json_t *
 ngx_http_kong_shift_json_freeze(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap)
+    ngx_http_kong_shift_object_t *target, ngx_kong_shift_snapshot_t *snap)
 {
     json_t                  *json;
     ngx_kong_shift_state_t  *st;
@@ -326,7 +326,7 @@ ngx_http_kong_shift_json_freeze(ngx_kong_shift_conf_t *conf,
 
 json_t *
 ngx_http_kong_shift_json_shift(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_target_t *target, ngx_kong_shift_snapshot_t *snap)
+    ngx_http_kong_shift_object_t *target, ngx_kong_shift_snapshot_t *snap)
 {
     json_t                          *json, *weight, *gate, *freeze, *key;
     ngx_http_kong_shift_srv_conf_t  *kscf;

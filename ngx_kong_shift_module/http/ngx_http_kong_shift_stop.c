@@ -22,11 +22,11 @@ typedef struct {
 } ngx_http_kong_shift_stop_t;
 
 
-static void ngx_http_kong_shift_look(ngx_http_kong_shift_target_t *target,
+static void ngx_http_kong_shift_look(ngx_http_kong_shift_object_t *target,
     ngx_http_kong_shift_stop_t *stop);
 static ngx_uint_t ngx_http_kong_shift_is_upgrading(void);
 static ngx_int_t ngx_http_kong_shift_unsafe(ngx_http_request_t *r,
-    ngx_http_kong_shift_target_t *target, ngx_http_kong_shift_stop_t *stop,
+    ngx_http_kong_shift_object_t *target, ngx_http_kong_shift_stop_t *stop,
     json_t *json);
 
 
@@ -39,7 +39,7 @@ static const char  *ngx_http_kong_shift_reasons[] = {
 
 ngx_int_t
 ngx_http_kong_shift_safe_to_stop(ngx_http_request_t *r,
-    ngx_http_kong_shift_target_t *target)
+    ngx_http_kong_shift_object_t *target)
 {
     json_t                         *json;
     ngx_str_t                       arg;
@@ -81,7 +81,7 @@ ngx_http_kong_shift_safe_to_stop(ngx_http_request_t *r,
 
 
 static void
-ngx_http_kong_shift_look(ngx_http_kong_shift_target_t *target,
+ngx_http_kong_shift_look(ngx_http_kong_shift_object_t *target,
     ngx_http_kong_shift_stop_t *stop)
 {
     int64_t                   since;
@@ -170,7 +170,7 @@ ngx_http_kong_shift_is_upgrading(void)
 
 static ngx_int_t
 ngx_http_kong_shift_unsafe(ngx_http_request_t *r,
-    ngx_http_kong_shift_target_t *target, ngx_http_kong_shift_stop_t *stop,
+    ngx_http_kong_shift_object_t *target, ngx_http_kong_shift_stop_t *stop,
     json_t *json)
 {
     json_t                         *list;

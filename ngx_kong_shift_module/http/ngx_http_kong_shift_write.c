@@ -4,11 +4,11 @@
  */
 
 
-#include "ngx_http_kong_shift.h"
+#include "ngx_http_kong_shift_request.h"
 
 
 typedef struct {
-    ngx_http_kong_shift_target_t      target;
+    ngx_http_kong_shift_object_t      target;
     ngx_uint_t                        starting;
     ngx_uint_t                        done;
     ngx_kong_shift_op_t               op;
@@ -89,7 +89,7 @@ ngx_http_kong_shift_get_change(ngx_http_request_t *r,
     ngx_http_kong_shift_problem_t *problem)
 {
     ngx_kong_shift_change_t         *change;
-    ngx_http_kong_shift_target_t    *target;
+    ngx_http_kong_shift_object_t    *target;
     ngx_http_upstream_srv_conf_t    *pool;
     ngx_http_kong_shift_resource_t  *resource;
 

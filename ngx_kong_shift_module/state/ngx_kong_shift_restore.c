@@ -169,6 +169,7 @@ ngx_kong_shift_adopt(ngx_kong_shift_conf_t *kcf,
     const char                 *reason;
     ngx_pool_t                 *pool;
     ngx_array_t                 saved;
+    ngx_kong_shift_t          **shift;
     ngx_kong_shift_saved_t     *s;
     ngx_kong_shift_record_t    *rec;
 
@@ -215,6 +216,16 @@ ngx_kong_shift_adopt(ngx_kong_shift_conf_t *kcf,
     }
 
     ngx_destroy_pool(pool);
+
+    /* the peers that are drained may be others now */
+
+    shift = kcf->shifts.elts;
+
+    for (i = 0; i < kcf->shifts.nelts; i++) {
+        if (shift[i]->refresh) {
+            shift[i]->refresh(shift[i]);
+        }
+    }
 }
 
 
@@ -305,6 +316,13 @@ ngx_kong_shift_attach(ngx_kong_shift_conf_t *kcf,
     }
 
     kcf->epoch = kcf->sh->epoch;
+
+    ngx_shmtx_lock(&kcf->shpool->mutex);
+
+    kcf->reload = ++kcf->sh->reloads;
+    kcf->sh->checker = 0;
+
+    ngx_shmtx_unlock(&kcf->shpool->mutex);
 
     return NGX_OK;
 }

@@ -267,7 +267,9 @@ ngx_kong_shift_count(ngx_kong_shift_shctx_t *sh,
                                                    __ATOMIC_SEQ_CST);
             total->lasting[pool] += c->lasting[pool];
 
-            if (c->oldest[pool]
+            /* that is looked after only now and then */
+
+            if (c->active[pool] && c->oldest[pool]
                 && (total->oldest[pool] == 0
                     || c->oldest[pool] < total->oldest[pool]))
             {
