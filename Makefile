@@ -196,6 +196,7 @@ NGX_CORE	:= build/nginx-source/src/core
 build/fuzz/fuzz_state build/fuzz/fuzz_body: PARSER := t/fuzz/nginx_stubs.c \
 	$(NGX_CORE)/ngx_string.c $(NGX_CORE)/ngx_palloc.c \
 	$(NGX_CORE)/ngx_array.c $(NGX_CORE)/ngx_times.c \
+	$(NGX_CORE)/ngx_parse.c \
 	build/nginx-source/src/os/unix/ngx_alloc.c \
 	build/nginx-source/src/os/unix/ngx_time.c
 build/fuzz/fuzz_body: PARSER += \

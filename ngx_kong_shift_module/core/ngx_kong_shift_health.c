@@ -61,9 +61,9 @@ ngx_kong_shift_ramp(const ngx_kong_shift_health_t *h, uint64_t slow_start,
         return 100;
     }
 
-    /* the time that one worker has cached may be behind that of another */
+    /* the clocks of two workers are a little apart */
 
-    passed = now > h->since ? now - h->since : 0;
+    passed = (now > h->since) ? now - h->since : 0;
 
     if (passed >= slow_start) {
         return 100;
