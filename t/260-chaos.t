@@ -144,7 +144,7 @@ sub fault {
     my $broken = time();
 
     # nobody goes there once it must have been noticed
-    sleep $leaves + $late + 0.5;
+    sleep $leaves + 0.8;
     my $mending = time();
     my %took;
     if ($name ne 'kill' && $name ne 'stop') {

@@ -84,7 +84,7 @@ for my $round (1 .. $rounds) {
     for (keys %s) {
         next if $s{$_}{inflight} == 0 && $s{$_}{ended} <= $safe;
         $early++;
-        diag("round $round: $_: " . explain($s{$_}));
+        diag("round $round: at $safe ", explain($s{$_}));
     }
 
     sleep 0.05;

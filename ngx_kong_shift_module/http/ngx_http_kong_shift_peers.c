@@ -307,6 +307,11 @@ ngx_http_kong_shift_refresh_peer(ngx_http_upstream_rr_peer_t *peer,
     }
 
     if (usable && (peer->down & NGX_HTTP_KONG_SHIFT_DOWN)) {
+
+        /* what nginx has against it is older than what the checks say */
+
+        peer->fails = 0;
+
         (void) __atomic_and_fetch(&peer->down,
                                   ~(ngx_uint_t) NGX_HTTP_KONG_SHIFT_DOWN,
                                   __ATOMIC_SEQ_CST);

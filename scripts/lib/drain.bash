@@ -151,7 +151,8 @@ drain_text() {
             weight: "the weight gives it requests",
             active: "\(.active) under way\(.oldest_ms | age)",
             long_lived: "\(.long_lived) long-lived\(.oldest_long_lived_ms | age)",
-            hold_time: "not for long enough"
+            hold_time: "not for long enough",
+            upgrade: "the old nginx of a binary upgrade still runs"
         } as $text | .reasons | map($text[.] // .) | join(", ");
         .[] | ("\(.lb): \($pool): " + (if .error then .error
             elif .safe then "safe to stop" + (if .drained then "" else ", but not drained: overrides and rescue may still go there" end)

@@ -152,14 +152,14 @@ until_lasting() {
 }
 
 @test "requests under way: not safe, with how many and how old; --wait sees them end" {
-    client sleep/3
-    client sleep/2
+    client sleep/8
+    client sleep/8
     put weight '{"new":100}'
     check 3 '2 under way (oldest ' safe old
     [ "$(kong_shift --json safe old | jq -c '.[0] | [.safe, .reasons, .active]')" = '[false,["active"],2]' ]
     check 0 "$LB: old: safe to stop" drain old --wait
     [[ $output == *'not safe to stop: 2 under way'* ]]
-    for _ in "${CLIENTS[@]}"; do wait "$_"; done
+    wait "${CLIENTS[@]}"
     [ "$(curl -s "127.0.0.1:${PORT[plane.control]}/state" | jq .inflight)" = 0 ]
 }
 
