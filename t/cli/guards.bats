@@ -142,6 +142,19 @@ x_says() {
     guard certificate unknown 'cluster_ca_cert of CP X (/nonexistent) cannot be read here'
 }
 
+@test "freeze = revoke: of a CP X that comes as another role it is of no use" {
+    set_conf freeze revoke
+    x_says '{"version":"'"$X_VERSION"'","configuration":{"role":"control_plane","pg_database":"kong_x","pg_user":"other"}}'
+    plan 3
+    guard freeze refused other
+}
+
+@test "rollback stops no node that is not CP Y" {
+    set_conf y.admin "http://127.0.0.1:${PORT[shift]}/admin-x"
+    check 3 'so it is not CP Y and is left alone; mend y.admin' cp rollback
+    x_answers
+}
+
 @test "a copy that must be made anew is not, while requests go to the new pool" {
     check 0 '' cp dual-cluster
     kong_shift weight 5 >/dev/null
