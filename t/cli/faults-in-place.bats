@@ -119,12 +119,18 @@ rolled_back() {
     [ "$(get freeze .state)" = off ]
 }
 
-@test "up timed out, but its server went on: not run twice; resume goes on, rollback restores" {
-    kong_y <<<'[[ "$1 $2" != "migrations up" ]] || { "$REAL" "$@"; echo "Error: [PostgreSQL error] timeout"; exit 1; }'
+@test "up lost its connection, rollback restores; up timed out, but its server went on: not run twice, resume goes on" {
     MIGRATED=1
+    cutter kong_x schema_meta EXCLUSIVE
+    kong_y <<<"[[ \"\$1 \$2\" != 'migrations up' ]] || $BIN/cut"
+    fault 1 '"kong migrations up" on database'
+    [[ $stderr == *'never run it twice: "kong-shift cp rollback" restores dump x-'* ]]
+    rolled_back
+
+    kong_y <<<'[[ "$1 $2" != "migrations up" ]] || { "$REAL" "$@"; echo "Error: [PostgreSQL error] timeout"; exit 1; }'
     fault 1 'ended with 1: Error: [PostgreSQL error] timeout; never run it twice: "kong-shift cp rollback" restores dump x-'
     way_on resume
-    [ "$(grep -c 'migrations-up' <(ls "$WORK/log"))" = 1 ]
+    [ "$(grep -c 'migrations-up' <(ls "$WORK/log"))" = 2 ]
 
     # the dump is all there is of X
     local dump
@@ -132,7 +138,7 @@ rolled_back() {
     put gate '{"state":"closed"}'
     fault 2 'an in-place upgrade was begun in work_dir' cp rollback
     mended
-    dump=$(echo "$WORK"/x-2*.dump)
+    dump=$WORK/$(jq -r .dump "$WORK/in-place.json").dump
     cp "$dump" "$BATS_TEST_TMPDIR/dump"
     echo x >>"$dump"
     MIGRATED=1 fault 1 'is not what was written (other checksum): nothing is done without it' cp rollback
