@@ -62,7 +62,7 @@ deps:		## install the Debian packages needed, if any is missing
 build:		## build/ngx_kong_shift_module.so; NGINX_SRC=TREE: for that nginx
 build: $(SO) $(GENERATED)
 
-test:		## everything that proves it: unit, lint, bats, Test::Nginx
+test:		## unit, lint, bats, Test::Nginx; KONG_SHIFT_LONG=1: the long forms
 test: unit lint cli http
 
 demo:		## a whole hybrid upgrade under load; KONG_X=, KONG_Y= for real Kong

@@ -103,12 +103,47 @@ rolled_back() {
     MIGRATED=1 way_on resume
 }
 
-@test "up timed out, but its server went on: not run twice; resume goes on, rollback restores" {
-    kong_y <<<'[[ "$1 $2" != "migrations up" ]] || { "$REAL" "$@"; echo "Error: [PostgreSQL error] timeout"; exit 1; }'
+@test "a step by itself says which one is missing before it; unknown is where CP Y will listen without a conf" {
+    fault 3 'there is no dump in' cp migrate
+    fault 3 'is not migrated yet; run "kong-shift cp migrate" first' cp start
+    run kong_shift cp backup
+    fault 3 'CP X still answers at' cp migrate
+    x_answers
+    sed -i '/^y.conf/d' "$CONF"
+    run kong_shift plan
+    echo "$output"
+    [ "$status" -eq 4 ]
+    [[ $output == *'where CP Y will listen for DPs is not known, there is no y.conf to be read here'* ]]
+    sed -i '/^x.prefix/d' "$CONF"
+    fault 2 'set x.prefix, the folder CP X runs in, or x.stop and x.start'
+    [ "$(get freeze .state)" = off ]
+}
+
+@test "up lost its connection, rollback restores; up timed out, but its server went on: not run twice, resume goes on" {
     MIGRATED=1
+    cutter kong_x schema_meta EXCLUSIVE
+    kong_y <<<"[[ \"\$1 \$2\" != 'migrations up' ]] || $BIN/cut"
+    fault 1 '"kong migrations up" on database'
+    [[ $stderr == *'never run it twice: "kong-shift cp rollback" restores dump x-'* ]]
+    rolled_back
+
+    kong_y <<<'[[ "$1 $2" != "migrations up" ]] || { "$REAL" "$@"; echo "Error: [PostgreSQL error] timeout"; exit 1; }'
     fault 1 'ended with 1: Error: [PostgreSQL error] timeout; never run it twice: "kong-shift cp rollback" restores dump x-'
     way_on resume
-    [ "$(grep -c 'migrations-up' <(ls "$WORK/log"))" = 1 ]
+    [ "$(grep -c 'migrations-up' <(ls "$WORK/log"))" = 2 ]
+
+    # the dump is all there is of X
+    local dump
+    set_conf y.db.name kong_other
+    put gate '{"state":"closed"}'
+    fault 2 'an in-place upgrade was begun in work_dir' cp rollback
+    mended
+    dump=$WORK/$(jq -r .dump "$WORK/in-place.json").dump
+    cp "$dump" "$BATS_TEST_TMPDIR/dump"
+    echo x >>"$dump"
+    MIGRATED=1 fault 1 'is not what was written (other checksum): nothing is done without it' cp rollback
+    [ "$(pg_psql -c "SELECT count(*) FROM pg_database WHERE datname LIKE 'kong_x%'")" = 1 ]
+    cp "$BATS_TEST_TMPDIR/dump" "$dump"
     rolled_back
 }
 

@@ -26,7 +26,7 @@ setup() {
     [ "$(get freeze .state)" = off ]
 }
 
-@test "connection cut in the middle of the dump, then the disk full" {
+@test "one after the other: connection cut in the middle of the dump, disk full, cut in the middle of the restore and of up, finish aborted" {
     cutter kong_x routes 'ACCESS EXCLUSIVE'
     tool pg_dump <<<"$BIN/cut; exec \"\$REAL\" \"\$@\""
     fault 1 'pg_dump of database'
@@ -34,10 +34,9 @@ setup() {
     tool pg_dump <<<'file=${*: -1}; rm -f "$file"; ln -s /dev/full "$file"; exec "$REAL" "$@"'
     fault 1 'No space left on device'
     [ "$(find "$WORK" -name 'x-*' | wc -l)" = 0 ]
-    way_on
-}
 
-@test "connection cut in the middle of the restore: the target stays empty" {
+    # the target stays empty
+    mended
     tool pg_restore <<'EOF2'
 [[ $1 != -l ]] || exec "$REAL" "$@"
 { "$REAL" -f - "${@: -1}" | head -n 150; echo 'SELECT pg_terminate_backend(pg_backend_pid());'; } \
@@ -45,10 +44,15 @@ setup() {
 EOF2
     fault 1 'pg_restore into database'
     [ "$(sql_y "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")" = 0 ]
-    way_on
-}
 
-@test "finish aborted, as another node holds the lock" {
+    mended
+    cutter "$Y_NAME" schema_meta EXCLUSIVE
+    kong_y <<<"[[ \"\$1 \$2\" != 'migrations up' ]] || $BIN/cut"
+    fault 1 '"kong migrations up" on database'
+    [[ $stderr == *'; X is untouched, run it again to begin with a fresh copy; log: '* ]]
+
+    # another node holds the lock
+    mended
     cat >"$BIN/lock" <<EOF2
 PGHOST=$PGHOST PGPORT=$PGPORT PGUSER=$PG_SUPERUSER PGPASSFILE=$PG_PASSFILE PGDATABASE=$(printf %q "$Y_NAME") $PG_BIN/psql -X -q \\
     -c "INSERT INTO locks (key, owner, ttl) VALUES ('migrations', 'another-node', now() + interval '1 hour')"

@@ -45,6 +45,7 @@ y_answers() { curl -s -f -o /dev/null "http://127.0.0.1:${PORT[cp_y.admin]}/"; }
 @test "the whole run, and again; then back: CP X as it was, the database of Y kept under another name" {
     local before
     before=$(digest_x)
+    watch_arguments
     check 0 "CP Y ($Y_VERSION) is up on the database of CP X ($X_VERSION)" cp in-place
     [ "$(grep -c 'warning: !!! keep the cluster port of CP Y closed' <<<"$output")" = 2 ]
     [ "$(grep -c 'removes the way back to X' <<<"$output")" = 2 ]
@@ -71,6 +72,7 @@ y_answers() { curl -s -f -o /dev/null "http://127.0.0.1:${PORT[cp_y.admin]}/"; }
     [ "$(get gate .state) $(get freeze .state)" = 'closed off' ]
     [ "$(pg_psql -c "SELECT count(*) FROM pg_database WHERE datname LIKE 'kong_x-%'")" = 1 ]
     check 0 'already down' cp rollback
+    nothing_seen
     says 'was never begun'
     [ "$(digest_x)" = "$before" ]
 }

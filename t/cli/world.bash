@@ -30,6 +30,8 @@ world_folder() {
     RUN=$(mktemp -d /tmp/kong-shift-cli.XXXXXX)
     chmod 755 "$RUN"
     printf '%s' "$RUN" >"$BATS_FILE_TMPDIR/run"
+    # No other file that is run meanwhile has this one.
+    PASSWORD+=${RUN##*.}
     pick_ports shift dp
 }
 
@@ -56,7 +58,7 @@ world_start() {
     write_cp_conf cp_x kong_x "$PASSWORD"
     write_cp_conf cp_y "$Y_NAME" "$PASSWORD"
     # shellcheck disable=SC2016
-    (umask 077 && printf '%s:*:*:kong:s3\:cr\\\\et $(touch x);'\''\n' "$PGHOST" localhost >"$RUN/passfile")
+    (umask 077 && printf '%s:*:*:kong:s3\:cr\\\\et $(touch x);'\''%s\n' "$PGHOST" "${RUN##*.}" localhost "${RUN##*.}" >"$RUN/passfile")
 
     kong_run x migrations bootstrap -c "$RUN/cp_x.conf"
     kong_run x start -c "$RUN/cp_x.conf" 3>&-
@@ -141,7 +143,7 @@ EOF
 
 # bats runs each test in a process of its own: what it must know goes by file.
 world_save() {
-    declare -p RUN KONG PORT X_VERSION Y_VERSION PGHOST PGPORT PG_SUPERUSER PG_PASSFILE PG_DIR PG_BIN \
+    declare -p RUN PASSWORD KONG PORT X_VERSION Y_VERSION PGHOST PGPORT PG_SUPERUSER PG_PASSFILE PG_DIR PG_BIN \
         2>/dev/null | sed 's/^declare -\([^ ]*\)/declare -g\1/' | sed 's/-g-/-g/' >"$RUN/world"
 }
 
@@ -257,6 +259,28 @@ set_conf() {
 
 kong_shift() {
     "$ROOT/scripts/kong-shift" --config "$CONF" --yes "$@" </dev/null 3>&-
+}
+
+# watch_arguments: looks for the password in every process's arguments, until nothing_seen.
+watch_arguments() {
+    printf '%s\n' "$PASSWORD" >"$BATS_TEST_TMPDIR/pattern"
+    : >"$BATS_TEST_TMPDIR/seen"
+    {
+        SECONDS=0
+        while [[ ! -e $BATS_TEST_TMPDIR/watched && $SECONDS -lt 300 ]]; do
+            { grep -a -l -F -f "$BATS_TEST_TMPDIR/pattern" /proc/[0-9]*/cmdline 2>/dev/null || true; } \
+                | while IFS= read -r process; do { tr '\0' ' ' <"$process"; echo; } >>"$BATS_TEST_TMPDIR/seen" 2>/dev/null || true; done
+            sleep 0.02
+        done
+    } 3>&- &
+    WATCHER=$!
+}
+
+nothing_seen() {
+    touch "$BATS_TEST_TMPDIR/watched"
+    wait "$WATCHER"
+    cat "$BATS_TEST_TMPDIR/seen"
+    [ ! -s "$BATS_TEST_TMPDIR/seen" ]
 }
 
 # sql_x SQL, sql_y SQL: as the superuser.
