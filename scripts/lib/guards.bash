@@ -76,9 +76,11 @@ found() {
 # Never called as a condition: a guard must stop at whatever goes wrong in it.
 guards_run() {
     local guard
+    node_cache on
     for guard in "${GUARDS[@]}"; do
         guard_run "$guard"
     done
+    node_cache off
 }
 
 guard_run() {

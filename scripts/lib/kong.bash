@@ -100,26 +100,66 @@ version_compare() {
     done
 }
 
+# Set while the guards run: nothing is started or stopped, so a node is asked once.
+NODE_CACHE=
+
+# node_cache on|off
+node_cache() {
+    rm -f -- "$SCRATCH"/node.*
+    NODE_CACHE=${1#off}
+}
+
 # kong_admin WHICH: asks the Admin API who it is, into KONG_VERSION, KONG_ROLE
 # and KONG_DATABASE_NAME. False when nobody answers.
 kong_admin() {
-    local which=$1 url=${SETTING[$1.admin]}
-    admin_call "$which" GET / || return 1
-    # What a proxy in front says when there is nobody behind it.
-    if [[ $HTTP_STATUS = 50[234] ]]; then
-        HTTP_ERROR=$(http_says "$which.admin")
+    local which=$1 url=${SETTING[$1.admin]} kept=$SCRATCH/node.$1
+    if [[ $NODE_CACHE && -e $kept.error ]]; then
+        HTTP_ERROR=$(<"$kept.error")
         return 1
+    elif [[ $NODE_CACHE && -e $kept.root ]]; then
+        HTTP_STATUS=200 HTTP_BODY=$(<"$kept.root")
+    elif ! kong_ask "$which"; then
+        printf '%s' "$HTTP_ERROR" >"$kept.error"
+        return 1
+    else
+        rm -f -- "$kept.fields"
     fi
-    [[ $HTTP_STATUS = 200 ]] || unknown "$which.admin $url: GET / was answered $(http_says "$which.admin")"
-    kong_node
+    kong_node "$which"
     [[ $KONG_VERSION && $KONG_ROLE ]] \
         || unknown "$which.admin $url: this is not Kong's Admin API: $(head -c 80 <<<"$HTTP_BODY")"
+    printf '%s' "$HTTP_BODY" >"$kept.root"
 }
 
-# kong_node: what an answer to GET / tells of the node.
+kong_ask() {
+    admin_call "$1" GET / || return 1
+    # What a proxy in front says when there is nobody behind it.
+    if [[ $HTTP_STATUS = 50[234] ]]; then
+        HTTP_ERROR=$(http_says "$1.admin")
+        return 1
+    fi
+    [[ $HTTP_STATUS = 200 ]] || unknown "$1.admin ${SETTING[$1.admin]}: GET / was answered $(http_says "$1.admin")"
+}
+
+# kong_node WHICH: what an answer to GET / tells of the node; its configuration
+# into node.WHICH.fields, a line each, lists with commas.
 kong_node() {
-    { read -r KONG_VERSION; read -r KONG_ROLE; IFS= read -r KONG_DATABASE_NAME; IFS= read -r KONG_NODE_PREFIX; } \
-        < <(field '.version, (.configuration | .role, .pg_database, .prefix)') || true
+    local fields=$SCRATCH/node.$1.fields
+    [[ $NODE_CACHE && -e $fields ]] || field '.version // "", (.configuration | .role // "", .pg_database // "", .prefix // ""),
+        (.configuration | to_entries[] | select(.value | type != "object") | "\(.key)=" + (.value
+            | if type == "array" then map(tostring) | join(", ") elif . == null then "" else tostring end | gsub("\n"; "\u001f")))' >"$fields"
+    { read -r KONG_VERSION; read -r KONG_ROLE; IFS= read -r KONG_DATABASE_NAME; IFS= read -r KONG_NODE_PREFIX; } <"$fields" || true
+}
+
+# kong_field WHICH KEY: of the configuration that kong_node saw, into REPLY.
+kong_field() {
+    local line
+    REPLY=
+    while IFS= read -r line; do
+        [[ $line = "$2="* ]] || continue
+        REPLY=${line#*=}
+        REPLY=${REPLY//$'\x1f'/$'\n'}
+        return
+    done <"$SCRATCH/node.$1.fields"
 }
 
 # kong_admin_is WHICH VERSION: the node that just answered is the one meant.

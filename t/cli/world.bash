@@ -33,6 +33,13 @@ world_folder() {
     pick_ports shift dp
 }
 
+# A node takes its settings from the environment first; KONG_SHIFT_LONG is of the tests.
+world_environment() {
+    local long=${KONG_SHIFT_LONG-}
+    unset "${!KONG_@}"
+    [[ ! $long ]] || export KONG_SHIFT_LONG="$long"
+}
+
 # Only the load balancer: for what needs no Kong.
 world_balancer() {
     world_folder
@@ -45,7 +52,7 @@ world_balancer() {
 world_start() {
     world_folder
     world_kong "$@"
-    unset "${!KONG_@}"
+    world_environment
     X_VERSION=$(node_version x)
     Y_VERSION=$(node_version y)
 
@@ -135,7 +142,7 @@ world_enter() {
     SHIFT=http://127.0.0.1:${PORT[shift]}/shift/shifts/kong
     WORK=$BATS_TEST_TMPDIR/work
     CONF=$BATS_TEST_TMPDIR/kong-shift.conf
-    unset "${!KONG_@}"
+    world_environment
 }
 
 # Before each test: X as it was, no Y, everything to the old pool.
