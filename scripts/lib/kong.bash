@@ -47,7 +47,7 @@ kong_child() {
     [[ -z $prefix ]] || export KONG_PREFIX="$prefix"
     export KONG_DATABASE=postgres \
         KONG_PG_HOST="${SETTING[$which.db.host]}" KONG_PG_PORT="${SETTING[$which.db.port]}" \
-        KONG_PG_USER="${SETTING[$which.db.user]}" KONG_PG_DATABASE="${SETTING[$which.db.name]}"
+        KONG_PG_USER="${SETTING[$which.db.user]}" KONG_PG_DATABASE="${KONG_NOWHERE:-${SETTING[$which.db.name]}}"
     if [[ $CALLER_LC_ALL ]]; then export LC_ALL="$CALLER_LC_ALL"; else unset LC_ALL; fi
     umask "$CALLER_UMASK"
     exec "$@"
@@ -84,6 +84,24 @@ kong_schema() {
     esac
     # A command that did nothing ends with 0 as well.
     [[ $REPLY != current ]] || [[ $(<"$KONG_LOG") = *'Executed migrations'* ]] || REPLY=error
+}
+
+# Of a wrapper that does not pass on what it is told, "migrations up" would migrate
+# another database, and that may be X. So it is told one that is not there.
+KONG_NOWHERE=
+
+guard_y_kong() {
+    local status=0
+    KONG_NOWHERE=kong-shift-nowhere
+    kong y migrations list || status=$?
+    if [[ $(<"$KONG_LOG") = *"$KONG_NOWHERE"* && $status != [0345] ]]; then
+        KONG_NOWHERE=
+        found "told a database that is not there, it says so"
+        return
+    fi
+    [[ $status != [0345] ]] || refuse "y.kong does not work on the database it is told to: \"migrations list\" of one that is not there ended \
+with $status; make ${SETTING[y.kong]} pass KONG_DATABASE and KONG_PG_* on to kong"
+    unknown "y.kong: \"migrations list\" ended with $status, which cannot tell whether it works on the database it is told to: $(log_says "$KONG_LOG")"
 }
 
 # version_compare A B: REPLY is -1, 0 or 1.
