@@ -3,7 +3,7 @@
 # it hands to found. "plan" runs them all, a real run ends at the first refusal.
 
 # In this order: later ones build on what earlier ones found to be so.
-readonly GUARDS=(tools versions path major balancers x-database clock x-node freeze migrations y-database y-conf y-node ports
+readonly GUARDS=(tools versions path major balancers x-database clock x-node freeze migrations y-database y-kong y-conf y-node ports
     data-planes plugins certificate y-data-planes quarantine clients payload space)
 
 declare -A GUARD_CHECKS=(
@@ -18,6 +18,7 @@ declare -A GUARD_CHECKS=(
     [freeze]='admin writes can be denied as the setting freeze says'
     [migrations]='no earlier upgrade of X is unfinished, nobody holds the lock'
     [y-database]='database of Y is another one, and free to be filled; in-place: the way back can make one'
+    [y-kong]='y.kong works on the database it is told to'
     [y-conf]='y.conf and the settings agree'
     [y-node]='CP Y, if it is up already, is the node the settings mean'
     [ports]='nobody listens yet where CP Y is to'
@@ -76,9 +77,11 @@ found() {
 # Never called as a condition: a guard must stop at whatever goes wrong in it.
 guards_run() {
     local guard
+    node_cache on
     for guard in "${GUARDS[@]}"; do
         guard_run "$guard"
     done
+    node_cache off
 }
 
 guard_run() {

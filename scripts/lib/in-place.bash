@@ -125,7 +125,7 @@ node_says() {
     [[ $1 = x && $STRATEGY = in-place && -s ${SETTING[work_dir]}/x-node.json ]] || return 1
     X_STOPPED=1
     HTTP_BODY=$(x_saved .root)
-    kong_node
+    kong_node x
 }
 
 phase_stop_x() {

@@ -33,10 +33,12 @@ cmd_plan() {
 
 plan_guards() {
     local guard
+    node_cache on
     for guard in "${GUARDS[@]}"; do
         guard_try "$guard"
         plan_note "$guard" "$REPLY"
     done
+    node_cache off
 }
 
 # plan_note GUARD TEXT: a line of what guard_try saw.

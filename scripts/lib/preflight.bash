@@ -166,9 +166,7 @@ conf_value() {
 # with, into REPLY. A list is one text with commas.
 node_conf() {
     REPLY=
-    if node_says "$1"; then
-        REPLY=$(field ".configuration.$2 | if type == \"array\" then join(\", \") else . end")
-    fi
+    ! node_says "$1" || kong_field "$1" "$2"
     [[ $REPLY ]] || conf_of "$1" "$2"
 }
 

@@ -35,6 +35,13 @@ world_folder() {
     pick_ports shift dp
 }
 
+# A node takes its settings from the environment first; KONG_SHIFT_LONG is of the tests.
+world_environment() {
+    local long=${KONG_SHIFT_LONG-}
+    unset "${!KONG_@}"
+    [[ ! $long ]] || export KONG_SHIFT_LONG="$long"
+}
+
 # Only the load balancer: for what needs no Kong.
 world_balancer() {
     world_folder
