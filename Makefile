@@ -62,7 +62,7 @@ deps:		## install the Debian packages needed, if any is missing
 build:		## build/ngx_kong_shift_module.so; NGINX_SRC=TREE: for that nginx
 build: $(SO) $(GENERATED)
 
-test:		## everything that proves it: unit, lint, bats, Test::Nginx
+test:		## unit, lint, bats, Test::Nginx; KONG_SHIFT_LONG=1: the long forms
 test: unit lint cli http
 
 demo:		## a whole hybrid upgrade under load; KONG_X=, KONG_Y= for real Kong
@@ -76,7 +76,7 @@ unit: $(UNIT_TESTS) purity
 
 cli:		## bats tests of the script and of the stand-in for Kong
 cli: build
-	@bats t/cli
+	@bats --jobs "$$(nproc)" --no-parallelize-within-files t/cli
 
 http:		## Test::Nginx tests of the module
 http: build $(TEST_NGINX)
@@ -196,6 +196,7 @@ NGX_CORE	:= build/nginx-source/src/core
 build/fuzz/fuzz_state build/fuzz/fuzz_body: PARSER := t/fuzz/nginx_stubs.c \
 	$(NGX_CORE)/ngx_string.c $(NGX_CORE)/ngx_palloc.c \
 	$(NGX_CORE)/ngx_array.c $(NGX_CORE)/ngx_times.c \
+	$(NGX_CORE)/ngx_parse.c \
 	build/nginx-source/src/os/unix/ngx_alloc.c \
 	build/nginx-source/src/os/unix/ngx_time.c
 build/fuzz/fuzz_body: PARSER += \

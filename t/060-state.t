@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 
+use Digest::SHA;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::More;
@@ -282,6 +283,68 @@ $t->weight(70);
 ok($front->stop && $front->start, 'restart');
 is_json($t->api('GET', '/shifts/kong/weight'), 200, { new => 70 },
     'a file moved aside does not stop the next one');
+
+# what is drained is part of the file, and taken as strictly; with the right sum
+sub with_drains {
+    my ($drains, $weight) = @_;
+
+    my $json = JSON::PP->new->canonical->allow_nonref;
+    my $whole = from_json($good);
+    delete $whole->{sha256};
+    my $kong = $whole->{shifts}{kong};
+    @$kong{qw(weight conf_weight)} = ($weight // 70, 30);
+    $kong->{drains} = $drains;
+    $whole->{sha256} = Digest::SHA::sha256_hex($json->encode($whole));
+
+    return $json->encode($whole);
+}
+
+my $drain = { changed => 1, rate => 20, deadline => 0 };
+my @peers = ({ pool => 'old', addr => '10.0.0.1:80' },
+    { pool => 'new', addr => 'unix:/run/dp' });
+my @many = map { { pool => 'old', addr => "10.0.0.$_:80" } } 1 .. 17;
+
+for my $case (['peers', { peers => \@peers }], ['none', {}],
+    ['16 peers', { peers => [@many[0 .. 15]] }])
+{
+    my ($name, $drains) = @$case;
+    is(start_with(sub { write_file($file, with_drains($drains)) }), 70,
+        "a file with drains: $name");
+}
+is(start_with(sub { write_file($file, with_drains({ old => $drain,
+    peers => \@peers }, 100)) }), 100, 'a file with drains: old');
+is_json($t->api('GET', '/shifts/kong/pools/old'), 200,
+    { drained => JSON::PP::true }, 'a file with drains: in force');
+is(start_with(sub { write_file($file, with_drains({ new => $drain }, 0)) }), 0,
+    'a file with drains: new');
+
+for my $case (['a list', [$drain]], ['no object', 1], ['null', undef],
+    ['another pool', { both => $drain }], ['true', { old => JSON::PP::true }],
+    ['a pool that has a weight', { old => $drain }],
+    ['the other one', { new => $drain }],
+    ['a rate beyond all', { new => { %$drain, rate => 10001 } }, 0],
+    ['a rate below 0', { new => { %$drain, rate => -1 } }, 0],
+    ['a real rate', { new => { %$drain, rate => 1.5 } }, 0],
+    ['a rate as text', { new => { %$drain, rate => '20' } }, 0],
+    ['a deadline below 0', { new => { %$drain, deadline => -1 } }, 0],
+    ['a field too many', { new => { %$drain, by => 1 } }, 0],
+    ['a field too few', { new => { rate => 1, deadline => 1 } }, 0],
+    ['peers as an object', { peers => {} }], ['17 peers', { peers => \@many }],
+    ['a peer twice', { peers => [@peers, $peers[0]] }],
+    ['a peer of no pool', { peers => [{ pool => 'both', addr => 'x' }] }],
+    ['a peer without an address', { peers => [{ pool => 'old' }] }],
+    ['an empty address', { peers => [{ pool => 'old', addr => '' }] }],
+    ['a long address', { peers => [{ pool => 'old', addr => 'x' x 64 }] }],
+    ['a number as address', { peers => [{ pool => 'old', addr => 1 }] }],
+    ['a line in an address', { peers => [{ pool => 'old', addr => "x\n" }] }],
+    ['a peer too exact', { peers => [{ %{ $peers[0] }, x => 1 }] }])
+{
+    my ($name, $drains, $weight) = @$case;
+    my $text = with_drains($drains, $weight);
+    is(start_with(sub { write_file($file, $text) }), 30,
+        "a bad drain, $name: starts with weight=");
+    is(read_file($corrupt), $text, "a bad drain, $name: is set aside");
+}
 
 # nginx -t looks and touches nothing
 write_file($file, 'damaged');

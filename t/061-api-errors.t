@@ -349,6 +349,73 @@ refused("writes off: $_->[0] $_->[1]", $t->api(@$_), 405, 'writes_off')
     ['PUT', '/ro/shifts/kong/freeze'];
 
 
+# --- pools, their drains and peers
+
+my $pool = '/shifts/kong/pools/old';
+my $peer = "$pool/peers/" . $t->listen_at('old');
+
+for my $body ('[' x 20_000, '{"comment":' x 1000 . '1' . '}' x 1000,
+    '{"rate":1e309}', '{"rate":NaN}', '{"rate":020}', '{"rate":0x14}',
+    '{"rate":1e4}', '{"rate":' . '9' x 400 . '}', '{"deadline":"1\u0000m"}',
+    '{"deadline":"\ud800"}', "{\"deadline\":\"\xd9\xa1m\"}",
+    '{"deadline":{"m":10}}', '{"comment":"a\nb"}', '{"<script>":1}', "\0",
+    '{"rate":20,"r\u0061te":20}', '{"state":"drain"}', 'rate=20', "{}{}",
+    '{"comment":"' . 'c' x 129 . '"}')
+{
+    for ([POST => "$pool/drain"], [DELETE => "$pool/drain"], [PUT => $peer]) {
+        my ($m, $uri) = @$_;
+        next if $m eq 'PUT' && $body eq '{"state":"drain"}';
+        refused("$m $uri: " . substr($body, 0, 20), $t->api($m, $uri, $body),
+            400, qr/^(?:invalid_|out_of_range|too_deep|duplicate_key
+            |unknown_field|missing_field)/x);
+    }
+}
+for ([POST => "$pool/drain"], [DELETE => "$pool/drain"], [PUT => $peer]) {
+    my ($m, $uri) = @$_;
+    refused("$m $uri: 10 MB", $t->api($m, $uri, '{' . ' ' x 10_000_000 . '}'),
+        413, 'body_too_large');
+    refused("$m $uri: 70 KB in chunks", $t->api($m, $uri, join('', map {
+        "1000\r\n" . ' ' x 4096 . "\r\n" } 1 .. 18) . "0\r\n\r\n",
+        'Transfer-Encoding: chunked'), 413, 'body_too_large');
+    refused("$m $uri: text/html", $t->api($m, $uri, '{"state":"drain"}',
+        'Content-Type: text/html'), 415, 'unsupported_media_type');
+    refused("$m $uri: foreign", $t->api($m, $uri, '{"state":"drain"}',
+        'Origin: http://evil.example'), 403, 'cross_site');
+    refused("$m $uri: not here", $t->api($m, "/ro$uri", '{"state":"drain"}'),
+        405, 'writes_off');
+    refused("$m $uri: an old tag", $t->api($m, $uri, $m eq 'PUT'
+        ? '{"state":"drain"}' : '', 'If-Match: "999"'), 412,
+        'generation_mismatch');
+
+    # what comes behind a body that is refused is no request of its own
+    my $c = $t->connect('admin');
+    $c->send($c->format_request($m, $uri, body => "[]$evil")
+        . $c->format_request('GET', '/shifts/kong'));
+    my $r = $c->response;
+    cmp_ok($r ? $r->{status} : 0, '>=', 400, "$m $uri: refused");
+    my $next = $c->response;
+    ok(!$next || $next->{status} == 200 && $next->{json}{name} eq 'kong',
+        "$m $uri: the next request is answered, or the connection closed");
+    $c->close_now;
+    is_deeply($t->snapshot, $before, "$m $uri: nothing changed");
+}
+refused('a drain that the weight forbids', $t->api('POST', "$pool/drain"), 409,
+    'pool_in_use');
+refused('the last peer', $t->api('PUT', $peer, '{"state":"drain"}'), 409,
+    'pool_in_use');
+for my $m (qw(GET HEAD)) {
+    for my $uri ($pool, $peer, "$pool/safe_to_stop?state=drain", '/metrics') {
+        my $r = $t->api($m, $uri, '{"state":"drain","rate":1}',
+            'X-HTTP-Method-Override: POST');
+        like($r->{status}, qr/^(?:200|409)$/, "$m $uri with a body");
+        is_deeply($t->snapshot, $before, "$m $uri: nothing changed");
+    }
+}
+refused("peer $_", $t->api('GET', "$pool/peers/$_"), 404, 'unknown_peer')
+    for 'a%2Fb%2F..%2Fc', 'x' x 5000,
+    '%E2%82%AC', '%C0%80', '%f0%9f', '%5C', '%3F', '%23', "%27%20OR%201";
+
+
 # --- other sites
 
 my @hosts = ('evil.example', 'evil.example:8040', "localhost.evil.example",

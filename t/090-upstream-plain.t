@@ -122,9 +122,12 @@ for my $i (0 .. $#cases) {
 
         if ($form =~ /(old|new)$/) {
             my $weight = $1 eq 'new' ? 100 : 0;
+
+            # at weight 0 the other pool may not help, at 100 it would
+            my $rescue = $weight ? 'kong_shift_rescue off;' : '';
             $to = "shift_$name";
             $http .= "    upstream $to { kong_shift $1=$name "
-                . "$other{$1}=dp_other weight=$weight; }\n";
+                . "$other{$1}=dp_other weight=$weight; $rescue }\n";
         }
 
         $locations .= "        location = /$i/$form { proxy_pass http://$to; "

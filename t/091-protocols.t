@@ -57,8 +57,11 @@ sub forms {
         my ($other, $weight) = $form eq 'new' ? ('old', 100) : ('new', 0);
 
         $ups .= "    upstream $pool { $servers }\n";
+
+        # at weight 0 the other pool may not help, at 100 it would
+        my $rescue = $weight ? 'kong_shift_rescue off;' : '';
         $ups .= "    upstream $to { kong_shift $form=$pool $other=dp_other "
-            . "weight=$weight; }\n" if $to ne $pool;
+            . "weight=$weight; $rescue }\n" if $to ne $pool;
         $locs .= "        location /$name/$form { " . ($scheme eq 'grpc'
             ? "grpc_pass grpc://$to;" : "proxy_pass $scheme://$to;")
             . " $directives }\n";

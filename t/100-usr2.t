@@ -32,9 +32,7 @@ my @old = KongShift::Nginx::workers_of($front->{old_master});
 for ([old => @old], [new => @new]) {
     my ($name, @pids) = @$_;
     my $c = $t->connect_to('admin', @pids);
-    my $got = $c->request('GET', '/shifts/kong')->{json};
-    delete $got->{saved};
-    is_deeply($got, $told, "the $name binary has the state");
+    is_deeply($t->snapshot_at($c), $told, "the $name binary has the state");
 }
 
 # the weight a binary obeys, seen from a connection to one of its workers

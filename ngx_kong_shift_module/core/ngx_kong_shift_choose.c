@@ -7,8 +7,25 @@
 #include "ngx_kong_shift_core.h"
 
 
+static inline uint32_t ngx_kong_shift_get_weight(uint64_t word,
+    unsigned gated);
+static inline unsigned ngx_kong_shift_get_open(uint64_t word, unsigned gated,
+    ngx_kong_shift_pool_e pool);
+static inline unsigned ngx_kong_shift_get_may_take(uint64_t word,
+    unsigned gated, ngx_kong_shift_pool_e pool, unsigned empty);
+
+
 uint32_t
 ngx_kong_shift_effective(uint64_t word, unsigned gated)
+{
+    return ngx_kong_shift_get_weight(word, gated);
+}
+
+
+/* the hot path has them inline, which a shared object has not otherwise */
+
+static inline uint32_t
+ngx_kong_shift_get_weight(uint64_t word, unsigned gated)
 {
     if (gated && !(word & NGX_KONG_SHIFT_WORD_OPEN)) {
         return 0;
@@ -81,6 +98,14 @@ unsigned
 ngx_kong_shift_is_open(uint64_t word, unsigned gated,
     ngx_kong_shift_pool_e pool)
 {
+    return ngx_kong_shift_get_open(word, gated, pool);
+}
+
+
+static inline unsigned
+ngx_kong_shift_get_open(uint64_t word, unsigned gated,
+    ngx_kong_shift_pool_e pool)
+{
     if (word & (NGX_KONG_SHIFT_WORD_DRAINED << pool)) {
         return 0;
     }
@@ -95,12 +120,39 @@ unsigned
 ngx_kong_shift_may_take(uint64_t word, unsigned gated,
     ngx_kong_shift_pool_e pool, unsigned empty)
 {
-    if ((empty & (1 << pool)) || !ngx_kong_shift_is_open(word, gated, pool)) {
+    return ngx_kong_shift_get_may_take(word, gated, pool, empty);
+}
+
+
+static inline unsigned
+ngx_kong_shift_get_may_take(uint64_t word, unsigned gated,
+    ngx_kong_shift_pool_e pool, unsigned empty)
+{
+    if ((empty & (1 << pool)) || !ngx_kong_shift_get_open(word, gated, pool)) {
         return 0;
     }
 
     return pool == NGX_KONG_SHIFT_OLD
-           || ngx_kong_shift_effective(word, gated) > 0;
+           || ngx_kong_shift_get_weight(word, gated) > 0;
+}
+
+
+unsigned
+ngx_kong_shift_may_stay(uint64_t before, uint64_t word, unsigned gated,
+    ngx_kong_shift_pool_e pool)
+{
+    if (ngx_kong_shift_word_generation(before)
+        == ngx_kong_shift_word_generation(word))
+    {
+        return 1;
+    }
+
+    if (!ngx_kong_shift_is_open(word, gated, pool)) {
+        return 0;
+    }
+
+    return ngx_kong_shift_effective(word, gated)
+           != (pool == NGX_KONG_SHIFT_OLD ? NGX_KONG_SHIFT_FULL : 0);
 }
 
 
@@ -115,7 +167,7 @@ ngx_kong_shift_choose(uint64_t word, unsigned gated, unsigned empty,
     /* an override is void where the pool is closed to everybody */
 
     if (override != NGX_KONG_SHIFT_ANY
-        && ngx_kong_shift_is_open(word, gated, override))
+        && ngx_kong_shift_get_open(word, gated, override))
     {
         choice.pool = override;
         choice.reason = NGX_KONG_SHIFT_BY_OVERRIDE;
@@ -124,7 +176,7 @@ ngx_kong_shift_choose(uint64_t word, unsigned gated, unsigned empty,
     }
 
     choice.pool = NGX_KONG_SHIFT_OLD;
-    weight = ngx_kong_shift_effective(word, gated);
+    weight = ngx_kong_shift_get_weight(word, gated);
 
     if (hash) {
         choice.reason = NGX_KONG_SHIFT_BY_KEY;
@@ -151,7 +203,7 @@ ngx_kong_shift_choose(uint64_t word, unsigned gated, unsigned empty,
     }
 
     if ((empty & (1 << choice.pool))
-        && ngx_kong_shift_may_take(word, gated, !choice.pool, empty))
+        && ngx_kong_shift_get_may_take(word, gated, !choice.pool, empty))
     {
         choice.pool = !choice.pool;
         choice.reason = NGX_KONG_SHIFT_BY_FALLBACK;

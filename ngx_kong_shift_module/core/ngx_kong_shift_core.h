@@ -39,6 +39,10 @@
 
 #define NGX_KONG_SHIFT_RATE_MAX      10000
 
+/* seconds until the deadline of a drain: 1 .. a year */
+
+#define NGX_KONG_SHIFT_DEADLINE_MAX  (365 * 24 * 3600)
+
 
 typedef enum {
     NGX_KONG_SHIFT_OLD = 0,
@@ -128,8 +132,8 @@ typedef struct {
     char         freeze_comment[NGX_KONG_SHIFT_COMMENT_SIZE];
 
     /* of each pool */
-    uint8_t      drained[2];
-    int64_t      drain_changed[2];
+    uint8_t      drained[2];             /* old: the weight is 100, new: 0 */
+    int64_t      drain_changed[2];       /* drained, or not, since then */
     uint32_t     drain_rate[2];          /* closed per second; 0: none */
     int64_t      drain_deadline[2];      /* seconds; 0: none */
 
@@ -144,6 +148,7 @@ typedef struct {
     uint8_t      on;                     /* SET_FREEZE, _DRAIN, _PEER */
     uint8_t      forced;                 /* OPEN_GATE, SET_WEIGHT */
     uint8_t      not_ready;              /* new has too few ready peers */
+    uint8_t      last;                   /* SET_PEER: no other is usable */
     uint8_t      match;                  /* "generation" must be current */
     uint8_t      pool;                   /* SET_DRAIN, SET_PEER */
     uint32_t     rate;                   /* SET_DRAIN: as in the state */
@@ -254,6 +259,14 @@ unsigned ngx_kong_shift_may_take(uint64_t word, unsigned gated,
     ngx_kong_shift_pool_e pool, unsigned empty);
 
 /*
+ * Whether a request that was given a pool under the word "before" may go there
+ * again, or has to be given one anew, since others may know by now that nobody
+ * is left there.
+ */
+unsigned ngx_kong_shift_may_stay(uint64_t before, uint64_t word,
+    unsigned gated, ngx_kong_shift_pool_e pool);
+
+/*
  * Chooses the pool of one request.  "hash" is the mixed hash of the client's
  * key, or NULL when the request has none; then *credit, shared by all workers,
  * diffuses the error so that any N choices in a row hold N * weight +- 1 new.
@@ -354,6 +367,35 @@ typedef struct {
 unsigned ngx_kong_shift_unsafe(uint64_t word, unsigned gated,
     ngx_kong_shift_pool_e pool, uint64_t choosing, uint64_t active,
     uint64_t lasting, int64_t held, int64_t hold);
+
+/*
+ * When to close the next connection after one is closed now, at "rate" a
+ * second; times are in microseconds.  Time in which none was closed is made up
+ * for, but not more of it than a second.
+ */
+uint64_t ngx_kong_shift_pace(uint64_t due, uint64_t now, uint32_t rate);
+
+
+/* version */
+
+/*
+ * Finds the version of Kong in a "Via" or "Server" header: digits and dots
+ * after "kong/".  Returns its length and sets *version, or returns 0.
+ */
+size_t ngx_kong_shift_find_version(const char *value, size_t len,
+    const char **version);
+
+/* Whether what was found, of "len" bytes, is the version "text". */
+unsigned ngx_kong_shift_same_version(const char *version, size_t len,
+    const char *text);
+
+/*
+ * Whether the version "text" is not the one that was announced, such as
+ * "3.9.3", "3.9" for all of them, or "3.9.3.0-enterprise-edition".  Nothing is
+ * wrong as long as nothing that looks like a version was announced.
+ */
+unsigned ngx_kong_shift_wrong_version(const char *text,
+    const char *announced);
 
 
 #endif /* _NGX_KONG_SHIFT_CORE_H_INCLUDED_ */

@@ -69,7 +69,9 @@ ngx_kong_shift_apply(ngx_kong_shift_state_t *st,
 
         /* a weight that waited for the gate is in force from now on */
 
-        if (!st->gate_open && st->weight && change->not_ready) {
+        if (!st->gate_open && st->weight && change->not_ready
+            && !change->forced)
+        {
             return NGX_KONG_SHIFT_POOL_NOT_READY;
         }
 
@@ -172,19 +174,25 @@ static ngx_kong_shift_result_e
 ngx_kong_shift_set_drain(ngx_kong_shift_state_t *st,
     const ngx_kong_shift_change_t *change, unsigned gated, int64_t now)
 {
-    uint32_t  weight;
+    unsigned  used;
 
-    weight = (gated && !st->gate_open) ? 0 : st->weight;
+    /* a weight that waits for the gate is going to need new */
 
-    if (change->on
-        && weight != (change->pool == NGX_KONG_SHIFT_OLD ? NGX_KONG_SHIFT_FULL
-                                                         : 0))
-    {
+    used = (change->pool == NGX_KONG_SHIFT_NEW)
+           ? st->weight != 0
+           : (gated && !st->gate_open) || st->weight != NGX_KONG_SHIFT_FULL;
+
+    if (change->on && used) {
         return NGX_KONG_SHIFT_POOL_IN_USE;
     }
 
-    st->drained[change->pool] = change->on;
-    st->drain_changed[change->pool] = now;
+    /* another rate does not make the drain a later one */
+
+    if (st->drained[change->pool] != change->on) {
+        st->drained[change->pool] = change->on;
+        st->drain_changed[change->pool] = now;
+    }
+
     st->drain_rate[change->pool] = change->on ? change->rate : 0;
     st->drain_deadline[change->pool] = (change->on && change->deadline)
                                        ? now + change->deadline : 0;
@@ -198,9 +206,17 @@ ngx_kong_shift_set_peer(ngx_kong_shift_state_t *st,
     const ngx_kong_shift_change_t *change)
 {
     int                        i;
+    unsigned                   used;
     ngx_kong_shift_drained_t  *peer, *spare;
 
     spare = NULL;
+
+    used = (change->pool == NGX_KONG_SHIFT_NEW)
+           ? st->weight != 0 : st->weight != NGX_KONG_SHIFT_FULL;
+
+    if (change->on && change->last && used) {
+        return NGX_KONG_SHIFT_POOL_IN_USE;
+    }
 
     for (i = 0; i < NGX_KONG_SHIFT_DRAINED; i++) {
         peer = &st->peer[i];

@@ -4,7 +4,7 @@
  */
 
 
-#include "ngx_http_kong_shift.h"
+#include "ngx_http_kong_shift_request.h"
 
 
 typedef struct {
@@ -37,12 +37,16 @@ ngx_http_kong_shift_read_body(ngx_http_request_t *r,
         return ngx_http_kong_shift_body_too_large(r, kslcf->max_body);
     }
 
-    ctx = ngx_pcalloc(r->pool, sizeof(ngx_http_kong_shift_ctx_t));
-    if (ctx == NULL) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
+    ctx = ngx_http_kong_shift_get_ctx(r);
 
-    ngx_http_set_ctx(r, ctx, ngx_http_kong_shift_module);
+    if (ctx == NULL) {
+        ctx = ngx_palloc(r->pool, sizeof(ngx_http_kong_shift_ctx_t));
+        if (ctx == NULL) {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        }
+
+        ngx_http_kong_shift_init_ctx(r, ctx);
+    }
 
     body = ngx_palloc(r->pool, sizeof(ngx_http_kong_shift_body_t));
     if (body == NULL) {

@@ -10,6 +10,7 @@
 static ngx_int_t ngx_http_kong_shift_init_shift(ngx_conf_t *cf,
     ngx_http_upstream_main_conf_t *umcf, ngx_http_upstream_srv_conf_t *us,
     ngx_http_kong_shift_srv_conf_t *kscf);
+static ngx_int_t ngx_http_kong_shift_init_log(ngx_conf_t *cf);
 static ngx_int_t ngx_http_kong_shift_init_freezes(ngx_conf_t *cf,
     ngx_http_upstream_main_conf_t *umcf,
     ngx_http_kong_shift_main_conf_t *ksmcf);
@@ -18,11 +19,13 @@ static ngx_int_t ngx_http_kong_shift_init_freezes(ngx_conf_t *cf,
 ngx_int_t
 ngx_http_kong_shift_init(ngx_conf_t *cf)
 {
-    ngx_uint_t                         i;
+    ngx_uint_t                         i, n;
     ngx_http_upstream_srv_conf_t     **uscfp;
     ngx_http_upstream_main_conf_t     *umcf;
     ngx_http_kong_shift_srv_conf_t    *kscf;
     ngx_http_kong_shift_main_conf_t   *ksmcf;
+
+    n = 0;
 
     umcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_upstream_module);
     ksmcf = ngx_http_conf_get_module_main_conf(cf,
@@ -48,6 +51,8 @@ ngx_http_kong_shift_init(ngx_conf_t *cf)
                 return NGX_ERROR;
             }
 
+            n++;
+
         } else if (kscf->directive) {
             ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
                           "\"%s\" needs \"kong_shift\" in the same upstream "
@@ -55,6 +60,27 @@ ngx_http_kong_shift_init(ngx_conf_t *cf)
                           &uscfp[i]->host, kscf->file, kscf->line);
             return NGX_ERROR;
         }
+    }
+
+    for (i = 0; i < umcf->upstreams.nelts; i++) {
+
+        if (uscfp[i]->srv_conf == NULL) {
+            continue;
+        }
+
+        kscf = ngx_http_conf_upstream_srv_conf(uscfp[i],
+                                               ngx_http_kong_shift_module);
+
+        if (kscf->shift
+            && ngx_http_kong_shift_verify_checks(cf, uscfp[i], kscf)
+               != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+    }
+
+    if (n && ngx_http_kong_shift_init_log(cf) != NGX_OK) {
+        return NGX_ERROR;
     }
 
     return ngx_http_kong_shift_init_freezes(cf, umcf, ksmcf);
@@ -108,7 +134,11 @@ ngx_http_kong_shift_init_shift(ngx_conf_t *cf,
         }
 
         kscf->pool[i] = pool;
+
+        ngx_queue_init(&kscf->under_way[i]);
     }
+
+    ngx_conf_init_value(kscf->rescue, 1);
 
     kscf->shift->gated = (kscf->gate == 1);
 
@@ -125,6 +155,25 @@ ngx_http_kong_shift_init_shift(ngx_conf_t *cf,
     }
 
     kscf->seed_hash = ngx_murmur_hash2(kscf->seed.data, kscf->seed.len);
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_kong_shift_init_log(ngx_conf_t *cf)
+{
+    ngx_http_handler_pt        *h;
+    ngx_http_core_main_conf_t  *cmcf;
+
+    cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
+
+    h = ngx_array_push(&cmcf->phases[NGX_HTTP_LOG_PHASE].handlers);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    *h = ngx_http_kong_shift_log_handler;
 
     return NGX_OK;
 }

@@ -15,8 +15,6 @@ static char *ngx_http_kong_shift_merge_loc_conf(ngx_conf_t *cf, void *parent,
 
 static ngx_int_t ngx_http_kong_shift_merge_api(ngx_conf_t *cf,
     ngx_http_kong_shift_loc_conf_t *conf);
-static void ngx_http_kong_shift_note(ngx_conf_t *cf,
-    ngx_http_kong_shift_srv_conf_t *kscf, const char *directive);
 
 static char *ngx_http_kong_shift(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
@@ -29,7 +27,7 @@ static char *ngx_http_kong_shift_key(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_kong_shift_override(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
-static char *ngx_http_kong_shift_gate(ngx_conf_t *cf, ngx_command_t *cmd,
+static char *ngx_http_kong_shift_flag(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_http_kong_shift_api(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
@@ -63,9 +61,23 @@ static ngx_command_t  ngx_http_kong_shift_commands[] = {
 
     { ngx_string("kong_shift_gate"),
       NGX_HTTP_UPS_CONF|NGX_CONF_FLAG,
-      ngx_http_kong_shift_gate,
+      ngx_http_kong_shift_flag,
       NGX_HTTP_SRV_CONF_OFFSET,
       offsetof(ngx_http_kong_shift_srv_conf_t, gate),
+      NULL },
+
+    { ngx_string("kong_shift_check"),
+      NGX_HTTP_UPS_CONF|NGX_CONF_ANY,
+      ngx_http_kong_shift_check,
+      NGX_HTTP_SRV_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("kong_shift_rescue"),
+      NGX_HTTP_UPS_CONF|NGX_CONF_FLAG,
+      ngx_http_kong_shift_flag,
+      NGX_HTTP_SRV_CONF_OFFSET,
+      offsetof(ngx_http_kong_shift_srv_conf_t, rescue),
       NULL },
 
     { ngx_string("kong_shift_api"),
@@ -111,7 +123,7 @@ ngx_module_t  ngx_http_kong_shift_module = {
     ngx_http_kong_shift_init_process,      /* init process */
     NULL,                                  /* init thread */
     NULL,                                  /* exit thread */
-    NULL,                                  /* exit process */
+    ngx_http_kong_shift_end_checks,        /* exit process */
     NULL,                                  /* exit master */
     NGX_MODULE_V1_PADDING
 };
@@ -165,6 +177,7 @@ ngx_http_kong_shift_create_srv_conf(ngx_conf_t *cf)
     /* an upstream{} has nothing to inherit, so this is never merged */
 
     kscf->gate = NGX_CONF_UNSET;
+    kscf->rescue = NGX_CONF_UNSET;
     kscf->key_index = NGX_CONF_UNSET;
 
     return kscf;
@@ -273,7 +286,7 @@ ngx_http_kong_shift_merge_api(ngx_conf_t *cf,
 }
 
 
-static void
+void
 ngx_http_kong_shift_note(ngx_conf_t *cf, ngx_http_kong_shift_srv_conf_t *kscf,
     const char *directive)
 {
@@ -580,9 +593,9 @@ ngx_http_kong_shift_override(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
 
 static char *
-ngx_http_kong_shift_gate(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+ngx_http_kong_shift_flag(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
-    ngx_http_kong_shift_note(cf, conf, "kong_shift_gate");
+    ngx_http_kong_shift_note(cf, conf, (char *) cmd->name.data);
 
     return ngx_conf_set_flag_slot(cf, cmd, conf);
 }

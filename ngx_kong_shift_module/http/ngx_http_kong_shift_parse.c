@@ -31,6 +31,10 @@ static ngx_int_t ngx_http_kong_shift_get_flag(json_t *value,
     const char *name, uint8_t *flag, ngx_http_kong_shift_problem_t *problem);
 static ngx_int_t ngx_http_kong_shift_get_state(json_t *value, const char *yes,
     const char *no, uint8_t *flag, ngx_http_kong_shift_problem_t *problem);
+static ngx_int_t ngx_http_kong_shift_parse_comment(json_t *body,
+    ngx_kong_shift_change_t *change, ngx_http_kong_shift_problem_t *problem);
+static ngx_int_t ngx_http_kong_shift_get_deadline(json_t *value,
+    uint32_t *deadline, ngx_http_kong_shift_problem_t *problem);
 static ngx_int_t ngx_http_kong_shift_get_evidence(json_t *value,
     ngx_kong_shift_evidence_t *ev, ngx_http_kong_shift_problem_t *problem);
 static ngx_int_t ngx_http_kong_shift_field_problem(
@@ -47,11 +51,12 @@ ngx_http_kong_shift_parse_body(u_char *text, size_t len, ngx_uint_t optional,
     ngx_int_t      rc;
     json_error_t   error;
 
-    if (len == 0) {
-        if (optional) {
-            return NGX_OK;
-        }
+    if (len == 0 && optional) {
+        text = (u_char *) "{}";
+        len = 2;
+    }
 
+    if (len == 0) {
         ngx_http_kong_shift_set_problem(problem, "body_required",
                                         "a JSON object was expected");
         return NGX_ERROR;
@@ -116,7 +121,6 @@ ngx_http_kong_shift_parse_weight(json_t *body,
     ngx_kong_shift_change_t *change, ngx_http_kong_shift_problem_t *problem)
 {
     json_t    *old, *new, *comment, *force;
-    uint8_t    forced;
     uint32_t   weight;
 
     ngx_http_kong_shift_field_t  fields[] = {
@@ -158,7 +162,8 @@ ngx_http_kong_shift_parse_weight(json_t *body,
     }
 
     if (force
-        && ngx_http_kong_shift_get_flag(force, "force", &forced, problem)
+        && ngx_http_kong_shift_get_flag(force, "force", &change->forced,
+                                        problem)
            != NGX_OK)
     {
         return NGX_ERROR;
@@ -262,6 +267,103 @@ ngx_int_t
 ngx_http_kong_shift_parse_abort(json_t *body, ngx_kong_shift_change_t *change,
     ngx_http_kong_shift_problem_t *problem)
 {
+    change->action = NGX_KONG_SHIFT_ABORT;
+
+    return ngx_http_kong_shift_parse_comment(body, change, problem);
+}
+
+
+ngx_int_t
+ngx_http_kong_shift_parse_lift(json_t *body, ngx_kong_shift_change_t *change,
+    ngx_http_kong_shift_problem_t *problem)
+{
+    change->action = NGX_KONG_SHIFT_SET_DRAIN;
+    change->on = 0;
+
+    return ngx_http_kong_shift_parse_comment(body, change, problem);
+}
+
+
+ngx_int_t
+ngx_http_kong_shift_parse_drain(json_t *body, ngx_kong_shift_change_t *change,
+    ngx_http_kong_shift_problem_t *problem)
+{
+    json_t      *rate, *deadline, *comment;
+    json_int_t   n;
+
+    ngx_http_kong_shift_field_t  fields[] = {
+        { "rate", &rate },
+        { "deadline", &deadline },
+        { "comment", &comment },
+        { NULL, NULL }
+    };
+
+    change->action = NGX_KONG_SHIFT_SET_DRAIN;
+    change->on = 1;
+
+    if (ngx_http_kong_shift_get_fields(body, "", fields, problem) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (rate) {
+        n = json_integer_value(rate);
+
+        if (n < 1 || n > NGX_KONG_SHIFT_RATE_MAX) {
+            return ngx_http_kong_shift_field_problem(problem,
+                       json_is_number(rate) ? "out_of_range" : "invalid_type",
+                       "rate", "must be an integer from 1 to 10000: "
+                       "connections closed per second");
+        }
+
+        change->rate = (uint32_t) n;
+    }
+
+    if (deadline
+        && ngx_http_kong_shift_get_deadline(deadline, &change->deadline,
+                                            problem)
+           != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_kong_shift_get_text(comment, "comment", change->comment,
+                                        sizeof(change->comment), problem);
+}
+
+
+ngx_int_t
+ngx_http_kong_shift_parse_peer(json_t *body, ngx_kong_shift_change_t *change,
+    ngx_http_kong_shift_problem_t *problem)
+{
+    json_t  *state, *comment;
+
+    ngx_http_kong_shift_field_t  fields[] = {
+        { "state", &state },
+        { "comment", &comment },
+        { NULL, NULL }
+    };
+
+    change->action = NGX_KONG_SHIFT_SET_PEER;
+
+    if (ngx_http_kong_shift_get_fields(body, "", fields, problem) != NGX_OK
+        || ngx_http_kong_shift_get_state(state, "drain", "ready", &change->on,
+                                         problem)
+           != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    return ngx_http_kong_shift_get_text(comment, "comment", change->comment,
+                                        sizeof(change->comment), problem);
+}
+
+
+/* a body that has nothing else */
+
+static ngx_int_t
+ngx_http_kong_shift_parse_comment(json_t *body,
+    ngx_kong_shift_change_t *change, ngx_http_kong_shift_problem_t *problem)
+{
     json_t  *comment;
 
     ngx_http_kong_shift_field_t  fields[] = {
@@ -275,6 +377,44 @@ ngx_http_kong_shift_parse_abort(json_t *body, ngx_kong_shift_change_t *change,
 
     return ngx_http_kong_shift_get_text(comment, "comment", change->comment,
                                         sizeof(change->comment), problem);
+}
+
+
+/* a time as nginx writes it, in seconds */
+
+static ngx_int_t
+ngx_http_kong_shift_get_deadline(json_t *value, uint32_t *deadline,
+    ngx_http_kong_shift_problem_t *problem)
+{
+    ngx_int_t    n;
+    ngx_str_t    s;
+    const char  *text;
+
+    text = "must be a time such as \"90s\" or \"10m\", from 1s to 365d";
+
+    if (!json_is_string(value)) {
+        return ngx_http_kong_shift_field_problem(problem, "invalid_type",
+                                                 "deadline", text);
+    }
+
+    s.data = (u_char *) json_string_value(value);
+    s.len = json_string_length(value);
+
+    n = ngx_parse_time(&s, 1);
+
+    if (n == NGX_ERROR) {
+        return ngx_http_kong_shift_field_problem(problem, "invalid_value",
+                                                 "deadline", text);
+    }
+
+    if (n < 1 || n > NGX_KONG_SHIFT_DEADLINE_MAX) {
+        return ngx_http_kong_shift_field_problem(problem, "out_of_range",
+                                                 "deadline", text);
+    }
+
+    *deadline = (uint32_t) n;
+
+    return NGX_OK;
 }
 
 
@@ -453,8 +593,9 @@ ngx_http_kong_shift_get_state(json_t *value, const char *yes, const char *no,
 {
     const char  *code, *state, *text;
 
-    text = (*yes == 'o' && yes[1] == 'n') ? "must be \"on\" or \"off\""
-                                          : "must be \"open\" or \"closed\"";
+    text = (*yes == 'd') ? "must be \"drain\" or \"ready\""
+           : (yes[1] == 'n') ? "must be \"on\" or \"off\""
+                             : "must be \"open\" or \"closed\"";
 
     state = json_string_value(value);
 

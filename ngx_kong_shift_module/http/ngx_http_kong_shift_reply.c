@@ -11,8 +11,6 @@ static ngx_int_t ngx_http_kong_shift_send(ngx_http_request_t *r,
     ngx_uint_t status, const char *type, json_t *json);
 static ngx_int_t ngx_http_kong_shift_add_header(ngx_http_request_t *r,
     const char *name, const char *fmt, ...);
-static void ngx_http_kong_shift_json_saved(ngx_kong_shift_conf_t *conf,
-    ngx_kong_shift_snapshot_t *snap, json_t *json);
 static json_t *ngx_http_kong_shift_json_flags(uint64_t word,
     ngx_uint_t gated);
 
@@ -53,6 +51,12 @@ ngx_http_kong_shift_send_problem(ngx_http_request_t *r,
         (void) json_object_set_new(json, "current",
                                    json_integer(problem->current));
     }
+
+    if (json && problem->more) {
+        (void) json_object_update_missing(json, problem->more);
+    }
+
+    json_decref(problem->more);
 
     /* a body that nobody will read is not asked for */
 
@@ -104,7 +108,6 @@ ngx_http_kong_shift_send(ngx_http_request_t *r, ngx_uint_t status,
 {
     char         *text;
     size_t        len;
-    ngx_int_t     rc;
     ngx_buf_t    *b;
     ngx_chain_t   out;
 
@@ -129,9 +132,27 @@ ngx_http_kong_shift_send(ngx_http_request_t *r, ngx_uint_t status,
 
     free(text);
 
-    if (b == NULL
-        || ngx_http_kong_shift_add_header(r, "Cache-Control", "no-store")
-           != NGX_OK
+    if (b == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    out.buf = b;
+    out.next = NULL;
+
+    return ngx_http_kong_shift_send_text(r, status, type, &out);
+}
+
+
+ngx_int_t
+ngx_http_kong_shift_send_text(ngx_http_request_t *r, ngx_uint_t status,
+    const char *type, ngx_chain_t *out)
+{
+    off_t         len;
+    ngx_int_t     rc;
+    ngx_chain_t  *cl;
+
+    if (ngx_http_kong_shift_add_header(r, "Cache-Control", "no-store")
+        != NGX_OK
         || ngx_http_kong_shift_add_header(r, "X-Content-Type-Options",
                                           "nosniff")
            != NGX_OK)
@@ -139,12 +160,23 @@ ngx_http_kong_shift_send(ngx_http_request_t *r, ngx_uint_t status,
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
+    len = 0;
+
+    for (cl = out; cl; cl = cl->next) {
+        len += cl->buf->last - cl->buf->pos;
+
+        if (cl->next == NULL) {
+            cl->buf->last_buf = (r == r->main) ? 1 : 0;
+            cl->buf->last_in_chain = 1;
+        }
+    }
+
     /* the tags are ours to compare, before a change and not after it */
 
     r->disable_not_modified = 1;
 
     r->headers_out.status = status;
-    r->headers_out.content_length_n = b->last - b->pos;
+    r->headers_out.content_length_n = len;
     r->headers_out.content_type.data = (u_char *) type;
     r->headers_out.content_type.len = ngx_strlen(type);
     r->headers_out.content_type_len = r->headers_out.content_type.len;
@@ -155,13 +187,7 @@ ngx_http_kong_shift_send(ngx_http_request_t *r, ngx_uint_t status,
         return rc;
     }
 
-    b->last_buf = (r == r->main) ? 1 : 0;
-    b->last_in_chain = 1;
-
-    out.buf = b;
-    out.next = NULL;
-
-    return ngx_http_output_filter(r, &out);
+    return ngx_http_output_filter(r, out);
 }
 
 
@@ -205,13 +231,14 @@ ngx_http_kong_shift_add_header(ngx_http_request_t *r, const char *name,
 
 json_t *
 ngx_http_kong_shift_json_weight(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_snapshot_t *snap)
+    ngx_http_kong_shift_object_t *target, ngx_kong_shift_snapshot_t *snap)
 {
     json_t    *json;
     uint32_t   weight, effective;
 
     weight = snap->state.weight;
-    effective = ngx_kong_shift_effective(snap->word, kscf->shift->gated);
+    effective = ngx_kong_shift_effective(snap->word,
+                                         target->kscf->shift->gated);
 
     json = json_pack("{so, so, so, sb, sI}",
                      "old",
@@ -229,14 +256,14 @@ ngx_http_kong_shift_json_weight(ngx_kong_shift_conf_t *conf,
 
 json_t *
 ngx_http_kong_shift_json_gate(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_snapshot_t *snap)
+    ngx_http_kong_shift_object_t *target, ngx_kong_shift_snapshot_t *snap)
 {
     json_t                  *json;
     ngx_kong_shift_state_t  *st;
 
     st = &snap->state;
 
-    if (!kscf->shift->gated) {
+    if (!target->kscf->shift->gated) {
         return json_pack("{ss, sI}", "state", "off",
                          "generation", (json_int_t) st->generation);
     }
@@ -271,7 +298,7 @@ ngx_http_kong_shift_json_gate(ngx_kong_shift_conf_t *conf,
 
 json_t *
 ngx_http_kong_shift_json_freeze(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_snapshot_t *snap)
+    ngx_http_kong_shift_object_t *target, ngx_kong_shift_snapshot_t *snap)
 {
     json_t                  *json;
     ngx_kong_shift_state_t  *st;
@@ -279,7 +306,7 @@ ngx_http_kong_shift_json_freeze(ngx_kong_shift_conf_t *conf,
 
     st = &snap->state;
 
-    ngx_kong_shift_count(conf->sh, kscf->shift->record, &total);
+    ngx_kong_shift_count(conf->sh, target->kscf->shift->record, &total);
 
     json = json_pack("{ss, sI, sI, so}", "state", st->freeze ? "on" : "off",
                      "active", (json_int_t) total.writes,
@@ -299,21 +326,20 @@ ngx_http_kong_shift_json_freeze(ngx_kong_shift_conf_t *conf,
 
 json_t *
 ngx_http_kong_shift_json_shift(ngx_kong_shift_conf_t *conf,
-    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_snapshot_t *snap)
+    ngx_http_kong_shift_object_t *target, ngx_kong_shift_snapshot_t *snap)
 {
-    json_t     *json, *weight, *gate, *freeze, *key;
-    ngx_str_t  *old, *new;
+    json_t                          *json, *weight, *gate, *freeze, *key;
+    ngx_http_kong_shift_srv_conf_t  *kscf;
 
-    old = &kscf->pool[NGX_KONG_SHIFT_OLD]->host;
-    new = &kscf->pool[NGX_KONG_SHIFT_NEW]->host;
+    kscf = target->kscf;
 
     key = kscf->key ? json_stringn((char *) kscf->key_text.data,
                                    kscf->key_text.len)
                     : json_null();
 
-    weight = ngx_http_kong_shift_json_weight(conf, kscf, snap);
-    gate = ngx_http_kong_shift_json_gate(conf, kscf, snap);
-    freeze = ngx_http_kong_shift_json_freeze(conf, kscf, snap);
+    weight = ngx_http_kong_shift_json_weight(conf, target, snap);
+    gate = ngx_http_kong_shift_json_gate(conf, target, snap);
+    freeze = ngx_http_kong_shift_json_freeze(conf, target, snap);
 
     /* these stand once, for all of the shift */
 
@@ -325,8 +351,7 @@ ngx_http_kong_shift_json_shift(ngx_kong_shift_conf_t *conf,
     (void) json_object_del(freeze, "generation");
     (void) json_object_del(freeze, "saved");
 
-    json = json_pack("{ss%, sI, so, sb, so, so, s{s{ss%}, s{ss%}}, so, ss%,"
-                     " so}",
+    json = json_pack("{ss%, sI, so, sb, so, so, so, so, ss%, so}",
                      "name", kscf->shift->name.data, kscf->shift->name.len,
                      "generation", (json_int_t) snap->state.generation,
                      "weight", weight,
@@ -334,8 +359,7 @@ ngx_http_kong_shift_json_shift(ngx_kong_shift_conf_t *conf,
                      "gate", gate,
                      "freeze", freeze,
                      "pools",
-                     "old", "upstream", old->data, old->len,
-                     "new", "upstream", new->data, new->len,
+                     ngx_http_kong_shift_json_pools(conf, kscf, snap),
                      "key", key,
                      "seed", kscf->seed.data, kscf->seed.len,
                      "changed", ngx_kong_shift_json_time(snap->state.changed));
@@ -346,7 +370,7 @@ ngx_http_kong_shift_json_shift(ngx_kong_shift_conf_t *conf,
 }
 
 
-static void
+void
 ngx_http_kong_shift_json_saved(ngx_kong_shift_conf_t *conf,
     ngx_kong_shift_snapshot_t *snap, json_t *json)
 {
@@ -399,11 +423,13 @@ ngx_http_kong_shift_json_events(ngx_kong_shift_t *shift,
 static json_t *
 ngx_http_kong_shift_json_flags(uint64_t word, ngx_uint_t gated)
 {
+    json_t      *json, *drained;
+    ngx_uint_t   pool;
     const char  *gate;
 
     gate = (word & NGX_KONG_SHIFT_WORD_OPEN) ? "open" : "closed";
 
-    return json_pack("{so, ss, ss, sb}",
+    json = json_pack("{so, ss, ss, sb}",
                      "weight",
                      ngx_kong_shift_json_weight(
                                           ngx_kong_shift_effective(word, 0)),
@@ -411,4 +437,21 @@ ngx_http_kong_shift_json_flags(uint64_t word, ngx_uint_t gated)
                      "freeze",
                      (word & NGX_KONG_SHIFT_WORD_FREEZE) ? "on" : "off",
                      "aborted", (word & NGX_KONG_SHIFT_WORD_ABORTED) != 0);
+
+    drained = json_array();
+
+    for (pool = 0; pool < 2; pool++) {
+        if (word & (NGX_KONG_SHIFT_WORD_DRAINED << pool)) {
+            (void) json_array_append_new(drained,
+                         json_string(ngx_http_kong_shift_pool_names[pool]));
+        }
+    }
+
+    if (json_array_size(drained)) {
+        (void) json_object_set(json, "drained", drained);
+    }
+
+    json_decref(drained);
+
+    return json;
 }

@@ -4,48 +4,35 @@
  */
 
 
-#include "ngx_http_kong_shift.h"
+#include "ngx_http_kong_shift_request.h"
 
 
-typedef struct {
-    void                          *data;
-    ngx_uint_t                     tries;
-
-    ngx_event_get_peer_pt          get;
-    ngx_event_free_peer_pt         free;
-    ngx_event_notify_peer_pt       notify;
-
-#if (NGX_HTTP_SSL)
-    ngx_event_set_peer_session_pt   set_session;
-    ngx_event_save_peer_session_pt  save_session;
-#endif
-} ngx_http_kong_shift_pool_data_t;
-
-
-typedef struct {
-    ngx_http_kong_shift_pool_data_t  pool;
-    ngx_http_kong_shift_choice_t     choice;   /* unless there was one */
-} ngx_http_kong_shift_peer_data_t;
-
-
-static ngx_int_t ngx_http_kong_shift_add_choice(ngx_http_request_t *r,
-    ngx_http_kong_shift_choice_t *choice);
-static ngx_int_t ngx_http_kong_shift_choose_pool(ngx_http_request_t *r,
-    ngx_http_kong_shift_choice_t *choice);
+static ngx_inline ngx_int_t ngx_http_kong_shift_set_pool(
+    ngx_http_request_t *r, ngx_http_kong_shift_srv_conf_t *kscf,
+    ngx_http_kong_shift_peer_data_t *kp);
+static ngx_int_t ngx_http_kong_shift_stay(ngx_http_request_t *r,
+    ngx_http_kong_shift_peer_data_t *kp, ngx_http_kong_shift_choice_t *choice);
+static ngx_inline void ngx_http_kong_shift_choose_pool(
+    ngx_http_kong_shift_peer_data_t *kp, ngx_http_kong_shift_choice_t *choice,
+    ngx_kong_shift_pool_e override, uint32_t *hash);
+static ngx_int_t ngx_http_kong_shift_choose_by_request(ngx_http_request_t *r,
+    ngx_http_kong_shift_peer_data_t *kp, ngx_http_kong_shift_choice_t *choice);
 static ngx_int_t ngx_http_kong_shift_get_override(ngx_http_request_t *r,
     ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_pool_e *pool);
 static ngx_int_t ngx_http_kong_shift_get_hash(ngx_http_request_t *r,
     ngx_http_kong_shift_srv_conf_t *kscf, uint32_t *hash);
+static ngx_inline void ngx_http_kong_shift_link_ctx(ngx_http_request_t *r,
+    ngx_http_kong_shift_ctx_t *ctx);
 static void ngx_http_kong_shift_cleanup(void *data);
-static ngx_int_t ngx_http_kong_shift_init_pool(ngx_http_request_t *r,
-    ngx_http_upstream_srv_conf_t *us, ngx_http_kong_shift_pool_data_t *pool);
-
+static ngx_inline ngx_int_t ngx_http_kong_shift_set_method(
+    ngx_http_request_t *r, ngx_http_upstream_srv_conf_t *us,
+    ngx_http_kong_shift_pool_data_t *data);
+static ngx_inline ngx_uint_t ngx_http_kong_shift_may_rescue(
+    ngx_http_kong_shift_srv_conf_t *kscf, ngx_http_kong_shift_choice_t *choice);
 static ngx_int_t ngx_http_kong_shift_get_peer(ngx_peer_connection_t *pc,
     void *data);
 static void ngx_http_kong_shift_free_peer(ngx_peer_connection_t *pc,
     void *data, ngx_uint_t state);
-static void ngx_http_kong_shift_notify_peer(ngx_peer_connection_t *pc,
-    void *data, ngx_uint_t type);
 
 #if (NGX_HTTP_SSL)
 static ngx_int_t ngx_http_kong_shift_set_session(ngx_peer_connection_t *pc,
@@ -88,9 +75,7 @@ ngx_http_kong_shift_init_peer(ngx_http_request_t *r,
     ngx_http_upstream_srv_conf_t *us)
 {
     ngx_http_upstream_t              *u;
-    ngx_http_kong_shift_choice_t     *choice;
     ngx_http_kong_shift_srv_conf_t   *kscf;
-    ngx_http_kong_shift_pool_data_t  *pool;
     ngx_http_kong_shift_peer_data_t  *kp;
 
     kscf = ngx_http_conf_upstream_srv_conf(us, ngx_http_kong_shift_module);
@@ -100,43 +85,41 @@ ngx_http_kong_shift_init_peer(ngx_http_request_t *r,
         return NGX_ERROR;
     }
 
-    /* subrequests and redirects stay where their main request went */
+    u = r->upstream;
 
-    for (choice = ngx_http_kong_shift_get_choice(r);
-         choice;
-         choice = choice->next)
-    {
-        if (choice->kscf == kscf) {
-            break;
-        }
+    kp->request = r;
+    kp->upstream = u;
+
+    if (ngx_http_kong_shift_set_pool(r, kscf, kp) != NGX_OK) {
+        return NGX_ERROR;
     }
 
-    if (choice == NULL) {
-        choice = &kp->choice;
-        choice->kscf = kscf;
-
-        if (ngx_http_kong_shift_choose_pool(r, choice) != NGX_OK
-            || ngx_http_kong_shift_add_choice(r, choice) != NGX_OK)
-        {
-            return NGX_ERROR;
-        }
-    }
-
-    pool = &kp->pool;
-
-    if (ngx_http_kong_shift_init_pool(r, kscf->pool[choice->choice.pool],
-                                      pool)
+    if (ngx_http_kong_shift_set_method(r, kscf->pool[kp->pool], &kp->data)
         != NGX_OK)
     {
         return NGX_ERROR;
     }
 
-    u = r->upstream;
+    kp->tries = u->peer.tries;
+    kp->reserve = 0;
+    kp->rescue = 0;
+    kp->place = NGX_HTTP_KONG_SHIFT_NO_PLACE;
+
+    if (ngx_http_kong_shift_may_rescue(kscf, kp->choice)) {
+        kp->rescue = 1;
+
+        /* the only try of a request belongs to the pool that was chosen */
+
+        if (u->conf->next_upstream_tries != 1) {
+            kp->reserve = 1;
+            u->peer.tries++;
+        }
+    }
 
     u->peer.data = kp;
     u->peer.get = ngx_http_kong_shift_get_peer;
     u->peer.free = ngx_http_kong_shift_free_peer;
-    u->peer.notify = pool->notify ? ngx_http_kong_shift_notify_peer : NULL;
+    u->peer.notify = kp->data.notify ? ngx_http_kong_shift_notify_peer : NULL;
 
 #if (NGX_HTTP_SSL)
     u->peer.set_session = ngx_http_kong_shift_set_session;
@@ -147,84 +130,143 @@ ngx_http_kong_shift_init_peer(ngx_http_request_t *r,
 }
 
 
-ngx_http_kong_shift_choice_t *
-ngx_http_kong_shift_get_choice(ngx_http_request_t *r)
+static ngx_inline ngx_int_t
+ngx_http_kong_shift_set_pool(ngx_http_request_t *r,
+    ngx_http_kong_shift_srv_conf_t *kscf, ngx_http_kong_shift_peer_data_t *kp)
 {
-    ngx_pool_cleanup_t         *cln;
-    ngx_http_kong_shift_ctx_t  *ctx;
+    ngx_http_kong_shift_ctx_t     *ctx;
+    ngx_http_kong_shift_choice_t  *choice;
 
-    r = r->main;
+    ctx = ngx_http_kong_shift_get_ctx(r->main);
 
-    ctx = ngx_http_get_module_ctx(r, ngx_http_kong_shift_module);
+    if (ctx == NULL) {
+        ctx = &kp->ctx;
+        ngx_http_kong_shift_link_ctx(r->main, ctx);
+    }
 
-    if (ctx == NULL && (r->internal || r->filter_finalize)) {
-
-        /* a redirect has wiped the module contexts */
-
-        for (cln = r->pool->cleanup; cln; cln = cln->next) {
-            if (cln->handler == ngx_http_kong_shift_cleanup) {
-                ctx = cln->data;
-                ngx_http_set_ctx(r, ctx, ngx_http_kong_shift_module);
-                break;
-            }
+    for (choice = ctx->choices; choice; choice = choice->next) {
+        if (choice->kscf == kscf) {
+            break;
         }
     }
 
-    return ctx ? ctx->choices : NULL;
-}
+    if (choice == NULL) {
+        choice = &kp->own;
 
+        choice->kscf = kscf;
+        choice->upstream = kp->upstream;
+        choice->status = 0;
+        choice->failed = 0;
+        choice->lost = 0;
+        choice->main = (r == r->main);
 
-static ngx_int_t
-ngx_http_kong_shift_add_choice(ngx_http_request_t *r,
-    ngx_http_kong_shift_choice_t *choice)
-{
-    ngx_http_kong_shift_ctx_t  *ctx;
+        if (kscf->override == NULL && kscf->key == NULL) {
+            ngx_http_kong_shift_choose_pool(kp, choice, NGX_KONG_SHIFT_ANY,
+                                            NULL);
 
-    r = r->main;
-
-    ctx = ngx_http_get_module_ctx(r, ngx_http_kong_shift_module);
-
-    if (ctx == NULL) {
-        ctx = ngx_palloc(r->pool, sizeof(ngx_http_kong_shift_ctx_t));
-        if (ctx == NULL) {
+        } else if (ngx_http_kong_shift_choose_by_request(r, kp, choice)
+                   != NGX_OK)
+        {
             return NGX_ERROR;
         }
 
-        ctx->cleanup.handler = ngx_http_kong_shift_cleanup;
-        ctx->cleanup.data = ctx;
-        ctx->cleanup.next = r->pool->cleanup;
-        r->pool->cleanup = &ctx->cleanup;
+        choice->first = choice->choice.pool;
+        choice->fallback = (choice->choice.reason
+                            == NGX_KONG_SHIFT_BY_FALLBACK);
 
-        ctx->choices = NULL;
-        ctx->api = NULL;
+        choice->next = ctx->choices;
+        ctx->choices = choice;
 
-        ngx_http_set_ctx(r, ctx, ngx_http_kong_shift_module);
+    } else if (ngx_http_kong_shift_stay(r, kp, choice) != NGX_OK) {
+        return NGX_ERROR;
     }
 
-    choice->next = ctx->choices;
-    ctx->choices = choice;
+    kp->choice = choice;
+
+    kp->next = ctx->peers;
+    ctx->peers = kp;
 
     return NGX_OK;
 }
 
 
-/* only marks where the context is to be found again */
+/*
+ * Subrequests and redirects stay where their main request went, unless that
+ * was closed to them since.
+ */
 
-static void
-ngx_http_kong_shift_cleanup(void *data)
+static ngx_int_t
+ngx_http_kong_shift_stay(ngx_http_request_t *r,
+    ngx_http_kong_shift_peer_data_t *kp, ngx_http_kong_shift_choice_t *choice)
 {
-    return;
+    uint64_t                         word;
+    ngx_http_kong_shift_srv_conf_t  *kscf;
+
+    kscf = choice->kscf;
+
+    if (r == r->main || !choice->main) {
+
+        /* redirected since nobody answered */
+
+        if (choice->main && choice->status == 0) {
+            choice->failed |= 1 << choice->choice.pool;
+        }
+
+        choice->upstream = kp->upstream;
+        choice->status = 0;
+        choice->lost = 0;
+        choice->main = (r == r->main);
+    }
+
+    word = ngx_http_kong_shift_begin(kscf);
+
+    if (ngx_kong_shift_may_stay(choice->word, word, kscf->shift->gated,
+                                choice->choice.pool))
+    {
+        ngx_http_kong_shift_enter(kscf, kp, choice->choice.pool);
+        return NGX_OK;
+    }
+
+    ngx_http_kong_shift_end(kscf);
+
+    return ngx_http_kong_shift_choose_by_request(r, kp, choice);
+}
+
+
+static ngx_inline void
+ngx_http_kong_shift_choose_pool(ngx_http_kong_shift_peer_data_t *kp,
+    ngx_http_kong_shift_choice_t *choice, ngx_kong_shift_pool_e override,
+    uint32_t *hash)
+{
+    ngx_kong_shift_record_t         *rec;
+    ngx_http_kong_shift_srv_conf_t  *kscf;
+
+    kscf = choice->kscf;
+    rec = kscf->record;
+
+    choice->word = ngx_http_kong_shift_begin(kscf);
+
+    choice->choice = ngx_kong_shift_choose(choice->word, kscf->shift->gated,
+                                           (unsigned) rec->empty, override,
+                                           hash, &rec->credit);
+
+    ngx_http_kong_shift_enter(kscf, kp, choice->choice.pool);
+
+    ngx_log_debug4(NGX_LOG_DEBUG_HTTP, kp->request->connection->log, 0,
+                   "kong_shift \"%V\" pool:%d reason:%d generation:%uL",
+                   &kscf->shift->name, choice->choice.pool,
+                   choice->choice.reason,
+                   ngx_kong_shift_word_generation(choice->word));
 }
 
 
 static ngx_int_t
-ngx_http_kong_shift_choose_pool(ngx_http_request_t *r,
-    ngx_http_kong_shift_choice_t *choice)
+ngx_http_kong_shift_choose_by_request(ngx_http_request_t *r,
+    ngx_http_kong_shift_peer_data_t *kp, ngx_http_kong_shift_choice_t *choice)
 {
     uint32_t                         hash, *hashp;
     ngx_int_t                        rc;
     ngx_kong_shift_pool_e            override;
-    ngx_kong_shift_record_t         *rec;
     ngx_http_kong_shift_srv_conf_t  *kscf;
 
     kscf = choice->kscf;
@@ -248,19 +290,7 @@ ngx_http_kong_shift_choose_pool(ngx_http_request_t *r,
         hashp = (rc == NGX_OK) ? &hash : NULL;
     }
 
-    rec = kscf->shift->record;
-
-    choice->word = __atomic_load_n(&rec->word, __ATOMIC_ACQUIRE);
-
-    choice->choice = ngx_kong_shift_choose(choice->word, kscf->shift->gated,
-                                           (unsigned) rec->empty, override,
-                                           hashp, &rec->credit);
-
-    ngx_log_debug4(NGX_LOG_DEBUG_HTTP, r->connection->log, 0,
-                   "kong_shift \"%V\" pool:%d reason:%d generation:%uL",
-                   &kscf->shift->name, choice->choice.pool,
-                   choice->choice.reason,
-                   ngx_kong_shift_word_generation(choice->word));
+    ngx_http_kong_shift_choose_pool(kp, choice, override, hashp);
 
     return NGX_OK;
 }
@@ -330,9 +360,122 @@ ngx_http_kong_shift_get_hash(ngx_http_request_t *r,
 }
 
 
-static ngx_int_t
+ngx_http_kong_shift_choice_t *
+ngx_http_kong_shift_get_choice(ngx_http_request_t *r)
+{
+    ngx_http_kong_shift_ctx_t  *ctx;
+
+    ctx = ngx_http_kong_shift_get_ctx(r->main);
+
+    return ctx ? ctx->choices : NULL;
+}
+
+
+ngx_http_kong_shift_ctx_t *
+ngx_http_kong_shift_find_ctx(ngx_http_request_t *r)
+{
+    ngx_pool_cleanup_t  *cln;
+
+    for (cln = r->pool->cleanup; cln; cln = cln->next) {
+        if (cln->handler == ngx_http_kong_shift_cleanup) {
+            ngx_http_set_ctx(r, cln->data, ngx_http_kong_shift_module);
+            return cln->data;
+        }
+    }
+
+    return NULL;
+}
+
+
+void
+ngx_http_kong_shift_init_ctx(ngx_http_request_t *r,
+    ngx_http_kong_shift_ctx_t *ctx)
+{
+    ngx_http_kong_shift_link_ctx(r, ctx);
+}
+
+
+static ngx_inline void
+ngx_http_kong_shift_link_ctx(ngx_http_request_t *r,
+    ngx_http_kong_shift_ctx_t *ctx)
+{
+    ctx->cleanup.handler = ngx_http_kong_shift_cleanup;
+    ctx->cleanup.data = ctx;
+    ctx->cleanup.next = r->pool->cleanup;
+    r->pool->cleanup = &ctx->cleanup;
+
+    ctx->choices = NULL;
+    ctx->peers = NULL;
+    ctx->api = NULL;
+
+    ngx_http_set_ctx(r, ctx, ngx_http_kong_shift_module);
+}
+
+
+/* ends what a request has left in the census, whatever became of it */
+
+static void
+ngx_http_kong_shift_cleanup(void *data)
+{
+    ngx_http_kong_shift_ctx_t  *ctx = data;
+
+    ngx_http_kong_shift_peer_data_t  *kp;
+
+    for (kp = ctx->peers; kp; kp = kp->next) {
+        if (kp->active) {
+            ngx_http_kong_shift_leave(kp->choice->kscf, kp);
+        }
+    }
+}
+
+
+static ngx_inline ngx_uint_t
+ngx_http_kong_shift_may_rescue(ngx_http_kong_shift_srv_conf_t *kscf,
+    ngx_http_kong_shift_choice_t *choice)
+{
+    uint64_t  empty;
+
+    /* what an operator sent to a pool stays there, and no way leads back */
+
+    if (!kscf->rescue
+        || choice->choice.reason == NGX_KONG_SHIFT_BY_OVERRIDE
+        || choice->choice.reason == NGX_KONG_SHIFT_BY_RESCUE)
+    {
+        return 0;
+    }
+
+    empty = kscf->record->empty;
+
+    if (kscf->word != choice->word || kscf->empty != empty) {
+        kscf->word = choice->word;
+        kscf->empty = empty;
+
+        kscf->may_take = ngx_kong_shift_may_take(kscf->word,
+                                                 kscf->shift->gated,
+                                                 NGX_KONG_SHIFT_OLD,
+                                                 (unsigned) empty)
+                         | ngx_kong_shift_may_take(kscf->word,
+                                                   kscf->shift->gated,
+                                                   NGX_KONG_SHIFT_NEW,
+                                                   (unsigned) empty)
+                           << NGX_KONG_SHIFT_NEW;
+    }
+
+    return kscf->may_take & (1 << !choice->choice.pool);
+}
+
+
+ngx_int_t
 ngx_http_kong_shift_init_pool(ngx_http_request_t *r,
-    ngx_http_upstream_srv_conf_t *us, ngx_http_kong_shift_pool_data_t *pool)
+    ngx_http_upstream_srv_conf_t *us, ngx_http_kong_shift_pool_data_t *data)
+{
+    return ngx_http_kong_shift_set_method(r, us, data);
+}
+
+
+static ngx_inline ngx_int_t
+ngx_http_kong_shift_set_method(ngx_http_request_t *r,
+    ngx_http_upstream_srv_conf_t *us, ngx_http_kong_shift_pool_data_t *data)
 {
     ngx_http_upstream_t  *u;
 
@@ -351,15 +494,14 @@ ngx_http_kong_shift_init_pool(ngx_http_request_t *r,
 
     u->upstream = us;
 
-    pool->data = u->peer.data;
-    pool->tries = u->peer.tries;
-    pool->get = u->peer.get;
-    pool->free = u->peer.free;
-    pool->notify = u->peer.notify;
+    data->data = u->peer.data;
+    data->get = u->peer.get;
+    data->free = u->peer.free;
+    data->notify = u->peer.notify;
 
 #if (NGX_HTTP_SSL)
-    pool->set_session = u->peer.set_session;
-    pool->save_session = u->peer.save_session;
+    data->set_session = u->peer.set_session;
+    data->save_session = u->peer.save_session;
 #endif
 
     return NGX_OK;
@@ -371,11 +513,35 @@ ngx_http_kong_shift_get_peer(ngx_peer_connection_t *pc, void *data)
 {
     ngx_http_kong_shift_peer_data_t  *kp = data;
 
-    ngx_http_kong_shift_pool_data_t  *pool;
+    ngx_int_t                        rc;
+    ngx_http_kong_shift_srv_conf_t  *kscf;
 
-    pool = &kp->pool;
+    kscf = kp->choice->kscf;
+    rc = NGX_BUSY;
 
-    return pool->get(pc, pool->data);
+    if (pc->tries > kp->reserve || kp->reserve == 0) {
+        rc = kp->data.get(pc, kp->data.data);
+    }
+
+    if (rc == NGX_BUSY) {
+        if (kp->upstream == kp->choice->upstream) {
+            kp->choice->lost = 1;
+        }
+
+        if (kp->rescue) {
+            rc = ngx_http_kong_shift_rescue(pc, kp);
+        }
+    }
+
+    if (rc == NGX_OK || rc == NGX_DONE) {
+        kp->place = ngx_http_kong_shift_get_place(kscf, kp->pool, pc->name);
+
+        if (kp->place != NGX_HTTP_KONG_SHIFT_NO_PLACE) {
+            kscf->census->peer[kp->pool][kp->place]++;
+        }
+    }
+
+    return rc;
 }
 
 
@@ -385,32 +551,36 @@ ngx_http_kong_shift_free_peer(ngx_peer_connection_t *pc, void *data,
 {
     ngx_http_kong_shift_peer_data_t  *kp = data;
 
-    ngx_http_kong_shift_pool_data_t  *pool;
-
-    pool = &kp->pool;
+    ngx_http_kong_shift_count_attempt(kp, state);
 
     /*
      * pc->tries is what the request may still do, within the limits of nginx;
-     * with one pool to go to, the pool itself counts it down.
+     * the pool itself counts its part down.
      */
 
-    pool->free(pc, pool->data, state);
+    pc->tries -= ngx_min(pc->tries, kp->reserve);
 
-    pool->tries -= (pool->tries != 0);
+    kp->data.free(pc, kp->data.data, state);
+
+    pc->tries += kp->reserve;
+
+    if (!(state & (NGX_PEER_FAILED|NGX_PEER_NEXT))) {
+        ngx_http_kong_shift_leave(kp->choice->kscf, kp);
+    }
 }
 
 
-static void
+void
 ngx_http_kong_shift_notify_peer(ngx_peer_connection_t *pc, void *data,
     ngx_uint_t type)
 {
     ngx_http_kong_shift_peer_data_t  *kp = data;
 
-    ngx_http_kong_shift_pool_data_t  *pool;
+    /* that of the pool before may have had one */
 
-    pool = &kp->pool;
-
-    pool->notify(pc, pool->data, type);
+    if (kp->data.notify) {
+        kp->data.notify(pc, kp->data.data, type);
+    }
 }
 
 
@@ -421,11 +591,7 @@ ngx_http_kong_shift_set_session(ngx_peer_connection_t *pc, void *data)
 {
     ngx_http_kong_shift_peer_data_t  *kp = data;
 
-    ngx_http_kong_shift_pool_data_t  *pool;
-
-    pool = &kp->pool;
-
-    return pool->set_session(pc, pool->data);
+    return kp->data.set_session(pc, kp->data.data);
 }
 
 
@@ -434,11 +600,7 @@ ngx_http_kong_shift_save_session(ngx_peer_connection_t *pc, void *data)
 {
     ngx_http_kong_shift_peer_data_t  *kp = data;
 
-    ngx_http_kong_shift_pool_data_t  *pool;
-
-    pool = &kp->pool;
-
-    pool->save_session(pc, pool->data);
+    kp->data.save_session(pc, kp->data.data);
 }
 
 #endif

@@ -4,17 +4,21 @@
  */
 
 
-#include "ngx_http_kong_shift.h"
+#include "ngx_http_kong_shift_request.h"
 
 
 #define NGX_HTTP_KONG_SHIFT_VAR_POOL        0
 #define NGX_HTTP_KONG_SHIFT_VAR_REASON      1
 #define NGX_HTTP_KONG_SHIFT_VAR_WEIGHT      2
 #define NGX_HTTP_KONG_SHIFT_VAR_GENERATION  3
+#define NGX_HTTP_KONG_SHIFT_VAR_RESCUED     4
+#define NGX_HTTP_KONG_SHIFT_VAR_ORIGIN      5
 
 
 static ngx_int_t ngx_http_kong_shift_variable(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
+static ngx_str_t *ngx_http_kong_shift_variable_text(
+    ngx_http_kong_shift_choice_t *choice, uintptr_t data);
 
 
 static ngx_str_t  ngx_http_kong_shift_pools[] = {
@@ -29,6 +33,20 @@ static ngx_str_t  ngx_http_kong_shift_reasons[] = {
     ngx_string("weight"),
     ngx_string("rescue"),
     ngx_string("fallback")
+};
+
+
+static ngx_str_t  ngx_http_kong_shift_origin_values[] = {
+    ngx_string("gateway"),
+    ngx_string("backend"),
+    ngx_string("transport"),
+    ngx_string("unknown")
+};
+
+
+static ngx_str_t  ngx_http_kong_shift_flag_values[] = {
+    ngx_string("0"),
+    ngx_string("1")
 };
 
 
@@ -50,6 +68,14 @@ static ngx_http_variable_t  ngx_http_kong_shift_vars[] = {
 
     { ngx_string("kong_shift_generation"), NULL,
       ngx_http_kong_shift_variable, NGX_HTTP_KONG_SHIFT_VAR_GENERATION,
+      NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("kong_shift_rescued"), NULL,
+      ngx_http_kong_shift_variable, NGX_HTTP_KONG_SHIFT_VAR_RESCUED,
+      NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("kong_shift_origin"), NULL,
+      ngx_http_kong_shift_variable, NGX_HTTP_KONG_SHIFT_VAR_ORIGIN,
       NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
       ngx_http_null_variable
@@ -96,13 +122,9 @@ ngx_http_kong_shift_variable(ngx_http_request_t *r,
     v->no_cacheable = 0;
     v->not_found = 0;
 
-    if (data == NGX_HTTP_KONG_SHIFT_VAR_POOL
-        || data == NGX_HTTP_KONG_SHIFT_VAR_REASON)
-    {
-        s = (data == NGX_HTTP_KONG_SHIFT_VAR_POOL)
-            ? &ngx_http_kong_shift_pools[choice->choice.pool]
-            : &ngx_http_kong_shift_reasons[choice->choice.reason];
+    s = ngx_http_kong_shift_variable_text(choice, data);
 
+    if (s) {
         v->data = s->data;
         v->len = s->len;
 
@@ -128,4 +150,31 @@ ngx_http_kong_shift_variable(ngx_http_request_t *r,
     v->len = p - v->data;
 
     return NGX_OK;
+}
+
+
+static ngx_str_t *
+ngx_http_kong_shift_variable_text(ngx_http_kong_shift_choice_t *choice,
+    uintptr_t data)
+{
+    switch (data) {
+
+    case NGX_HTTP_KONG_SHIFT_VAR_POOL:
+        return &ngx_http_kong_shift_pools[choice->choice.pool];
+
+    case NGX_HTTP_KONG_SHIFT_VAR_REASON:
+        return &ngx_http_kong_shift_reasons[choice->choice.reason];
+
+    case NGX_HTTP_KONG_SHIFT_VAR_RESCUED:
+        return &ngx_http_kong_shift_flag_values[
+                   choice->choice.reason == NGX_KONG_SHIFT_BY_RESCUE
+                   && ngx_http_kong_shift_is_answered(choice)];
+
+    case NGX_HTTP_KONG_SHIFT_VAR_ORIGIN:
+        return &ngx_http_kong_shift_origin_values[
+                   ngx_http_kong_shift_get_origin(choice)];
+
+    default:
+        return NULL;
+    }
 }

@@ -4,24 +4,28 @@
  */
 
 
-#include "ngx_http_kong_shift.h"
+#include "ngx_http_kong_shift_request.h"
 
 
 typedef struct {
-    ngx_http_kong_shift_srv_conf_t   *kscf;
-    ngx_http_kong_shift_resource_t   *resource;
+    ngx_http_kong_shift_object_t      target;
     ngx_uint_t                        starting;
     ngx_uint_t                        done;
     ngx_kong_shift_op_t               op;
 } ngx_http_kong_shift_write_t;
 
 
+static ngx_int_t ngx_http_kong_shift_get_change(ngx_http_request_t *r,
+    ngx_http_kong_shift_write_t *w, u_char *text, size_t len,
+    ngx_http_kong_shift_problem_t *problem);
 static void ngx_http_kong_shift_match(ngx_http_request_t *r,
     ngx_kong_shift_t *shift, ngx_kong_shift_change_t *change);
 static void ngx_http_kong_shift_written(ngx_kong_shift_op_t *op);
 static void ngx_http_kong_shift_answer(ngx_http_request_t *r);
 static void ngx_http_kong_shift_op_problem(ngx_http_kong_shift_write_t *w,
     ngx_http_kong_shift_problem_t *problem);
+static void ngx_http_kong_shift_refused(ngx_http_kong_shift_write_t *w,
+    ngx_kong_shift_snapshot_t *snap, ngx_http_kong_shift_problem_t *problem);
 
 
 void
@@ -38,34 +42,20 @@ ngx_http_kong_shift_write(ngx_http_request_t *r, u_char *text, size_t len)
         return;
     }
 
-    if (ngx_http_kong_shift_route(r, &w->kscf, &w->resource, &problem)
-        != NGX_OK)
+    if (ngx_http_kong_shift_route(r, &w->target, &problem) != NGX_OK
+        || ngx_http_kong_shift_get_change(r, w, text, len, &problem)
+           != NGX_OK)
     {
         rc = ngx_http_kong_shift_send_problem(r, &problem);
         ngx_http_finalize_request(r, rc);
         return;
     }
-
-    w->op.change.action = NGX_KONG_SHIFT_ABORT;
-
-    if (ngx_http_kong_shift_parse_body(text, len,
-                                       r->method == NGX_HTTP_POST,
-                                       w->resource->parse, &w->op.change,
-                                       &problem)
-        != NGX_OK)
-    {
-        rc = ngx_http_kong_shift_send_problem(r, &problem);
-        ngx_http_finalize_request(r, rc);
-        return;
-    }
-
-    ngx_http_kong_shift_match(r, w->kscf->shift, &w->op.change);
 
     ctx = ngx_http_get_module_ctx(r, ngx_http_kong_shift_module);
     ctx->api = w;
 
     w->op.kcf = ngx_http_kong_shift_conf();
-    w->op.shift = w->kscf->shift;
+    w->op.shift = w->target.kscf->shift;
     w->op.pool = r->pool;
     w->op.log = r->connection->log;
     w->op.handler = ngx_http_kong_shift_written;
@@ -90,6 +80,54 @@ ngx_http_kong_shift_write(ngx_http_request_t *r, u_char *text, size_t len)
     if (w->done) {
         ngx_http_kong_shift_answer(r);
     }
+}
+
+
+static ngx_int_t
+ngx_http_kong_shift_get_change(ngx_http_request_t *r,
+    ngx_http_kong_shift_write_t *w, u_char *text, size_t len,
+    ngx_http_kong_shift_problem_t *problem)
+{
+    ngx_kong_shift_change_t         *change;
+    ngx_http_kong_shift_object_t    *target;
+    ngx_http_upstream_srv_conf_t    *pool;
+    ngx_http_kong_shift_resource_t  *resource;
+
+    change = &w->op.change;
+    target = &w->target;
+    resource = target->resource;
+
+    if (ngx_http_kong_shift_parse_body(text, len, r->method != NGX_HTTP_PUT,
+                                       r->method == NGX_HTTP_DELETE
+                                       ? resource->undo : resource->parse,
+                                       change, problem)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    change->pool = target->pool;
+
+    if (change->action == NGX_KONG_SHIFT_SET_PEER) {
+
+        pool = target->kscf->pool[target->pool];
+
+        /* each worker balances for itself what is not in shared memory */
+
+        if (!ngx_http_kong_shift_is_shared(pool)) {
+            ngx_http_kong_shift_set_problem(problem, "no_zone",
+                                            "upstream \"%V\" needs a \"zone\" "
+                                            "for its peers to be drained",
+                                            &pool->host);
+            return NGX_ERROR;
+        }
+
+        ngx_memcpy(change->addr, target->addr.data, target->addr.len);
+    }
+
+    ngx_http_kong_shift_match(r, target->kscf->shift, change);
+
+    return NGX_OK;
 }
 
 
@@ -214,7 +252,7 @@ ngx_http_kong_shift_answer(ngx_http_request_t *r)
     snap.word = ngx_kong_shift_word(&snap.state, 0);
     snap.unsaved = !w->op.saved;
 
-    json = w->resource->json(w->op.kcf, w->kscf, &snap);
+    json = w->target.resource->json(w->op.kcf, &w->target, &snap);
 
     rc = ngx_http_kong_shift_send_json(r, NGX_HTTP_OK, json,
                                        snap.state.generation);
@@ -238,37 +276,15 @@ static void
 ngx_http_kong_shift_op_problem(ngx_http_kong_shift_write_t *w,
     ngx_http_kong_shift_problem_t *problem)
 {
-    ngx_str_t                  *name;
-    ngx_kong_shift_snapshot_t   snap;
+    ngx_kong_shift_snapshot_t  snap;
 
-    name = &w->kscf->shift->name;
-
-    ngx_kong_shift_read(w->kscf->shift->record, &snap);
+    ngx_kong_shift_read(w->op.shift->record, &snap);
 
     switch (w->op.status) {
 
     case NGX_KONG_SHIFT_OP_REFUSED:
 
-        if (w->op.result == NGX_KONG_SHIFT_GATE_CLOSED) {
-            ngx_http_kong_shift_set_problem(problem, "gate_closed",
-                "the gate of \"%V\" is closed, so its weight stays 0; it is "
-                "opened by \"kong-shift cp dual-cluster\" or PUT .../gate",
-                name);
-
-        } else if (w->op.result == NGX_KONG_SHIFT_GATE_OFF) {
-            ngx_http_kong_shift_set_problem(problem, "gate_off",
-                "\"%V\" has no \"kong_shift_gate on\"", name);
-
-        } else if (w->op.change.match) {
-            ngx_http_kong_shift_set_problem(problem, "generation_mismatch",
-                "If-Match is not the current generation of \"%V\", which is "
-                "\"%uL\", with the quotes", name, snap.state.generation);
-
-        } else {
-            ngx_http_kong_shift_set_problem(problem, "generation_mismatch",
-                "\"%V\" was changed while this change was being saved", name);
-        }
-
+        ngx_http_kong_shift_refused(w, &snap, problem);
         break;
 
     case NGX_KONG_SHIFT_OP_BUSY:
@@ -299,4 +315,81 @@ ngx_http_kong_shift_op_problem(ngx_http_kong_shift_write_t *w,
     }
 
     problem->current = (json_int_t) snap.state.generation;
+}
+
+
+static void
+ngx_http_kong_shift_refused(ngx_http_kong_shift_write_t *w,
+    ngx_kong_shift_snapshot_t *snap, ngx_http_kong_shift_problem_t *problem)
+{
+    ngx_str_t   *name;
+    const char  *pool;
+
+    name = &w->op.shift->name;
+
+    /* never both of them */
+
+    pool = snap->state.drained[NGX_KONG_SHIFT_OLD] ? "old" : "new";
+
+    switch (w->op.result) {
+
+    case NGX_KONG_SHIFT_GATE_CLOSED:
+
+        ngx_http_kong_shift_set_problem(problem, "gate_closed",
+            "the gate of \"%V\" is closed, so its weight stays 0; it is "
+            "opened by \"kong-shift cp dual-cluster\" or PUT .../gate",
+            name);
+        break;
+
+    case NGX_KONG_SHIFT_GATE_OFF:
+
+        ngx_http_kong_shift_set_problem(problem, "gate_off",
+            "\"%V\" has no \"kong_shift_gate on\"", name);
+        break;
+
+    case NGX_KONG_SHIFT_POOL_NOT_READY:
+
+        ngx_http_kong_shift_set_not_ready(w->op.kcf, w->target.kscf, problem);
+        break;
+
+    case NGX_KONG_SHIFT_POOL_DRAINED:
+
+        ngx_http_kong_shift_set_problem(problem, "pool_drained",
+            "%s is drained, and with this weight it would get requests; "
+            "DELETE .../pools/%s/drain ends that",
+            pool, pool);
+        break;
+
+    case NGX_KONG_SHIFT_POOL_IN_USE:
+
+        ngx_http_kong_shift_set_problem(problem, "pool_in_use",
+            w->op.change.action == NGX_KONG_SHIFT_SET_PEER
+            ? "no other peer of the pool is usable, and the weight of \"%V\" "
+              "needs the pool"
+            : w->target.pool == NGX_KONG_SHIFT_OLD
+            ? "old gets requests until new has all of the weight of \"%V\", "
+              "and an open gate if there is one"
+            : "new gets requests until the weight of \"%V\" is 0", name);
+        break;
+
+    case NGX_KONG_SHIFT_TOO_MANY_DRAINED:
+
+        ngx_http_kong_shift_set_problem(problem, "too_many_drained",
+            "%d peers of \"%V\" are drained, no more may be; drain the pool",
+            NGX_KONG_SHIFT_DRAINED, name);
+        break;
+
+    default: /* NGX_KONG_SHIFT_MISMATCH */
+
+        if (w->op.change.match) {
+            ngx_http_kong_shift_set_problem(problem, "generation_mismatch",
+                "If-Match is not the current generation of \"%V\", which is "
+                "\"%uL\", with the quotes", name, snap->state.generation);
+
+        } else {
+            ngx_http_kong_shift_set_problem(problem, "generation_mismatch",
+                "\"%V\" was changed while this change was being saved",
+                name);
+        }
+    }
 }

@@ -81,6 +81,7 @@ typedef struct {
     ngx_kong_shift_health_t    health;
     int64_t                    checked;    /* seconds since the epoch */
     char                       reason[NGX_KONG_SHIFT_REASON_SIZE];
+    uint32_t                   started;    /* the last check: low bits of ms */
     char                       hash[NGX_KONG_SHIFT_HASH_SIZE];
 
     char                       version[NGX_KONG_SHIFT_VERSION_SIZE];
@@ -96,6 +97,7 @@ typedef struct {
 typedef struct {
     char                       text[NGX_KONG_SHIFT_VERSION_SIZE];
     uint64_t                   responses;
+    uint64_t                   noted;      /* 1 << place: wrong, and told */
 } ngx_kong_shift_version_t;
 
 
@@ -184,6 +186,9 @@ typedef struct {
     ngx_pid_t                  checker;    /* 0: none */
     ngx_msec_t                 checker_expires;
 
+    /* counts configurations; workers of the last one alone check */
+    ngx_uint_t                 reloads;
+
     ngx_pid_t                  worker[NGX_KONG_SHIFT_WORKERS];  /* 0: none */
 
     ngx_kong_shift_record_t    record[1];  /* [capacity] */
@@ -216,6 +221,7 @@ typedef struct {
     ngx_kong_shift_shctx_t    *sh;
     ngx_slab_pool_t           *shpool;
     ngx_uint_t                 epoch;
+    ngx_uint_t                 reload;     /* one of sh->reloads */
 
     ngx_array_t                shifts;     /* ngx_kong_shift_t * */
 
@@ -315,6 +321,10 @@ void ngx_kong_shift_count(ngx_kong_shift_shctx_t *sh,
 /* Peers of a pool that are configured and not down, and the ready ones. */
 void ngx_kong_shift_count_peers(ngx_kong_shift_record_t *rec,
     ngx_kong_shift_pool_e pool, uint32_t *n, uint32_t *ready);
+
+/* Whether no peer of a pool is usable but this one, if that is. */
+ngx_uint_t ngx_kong_shift_is_last(ngx_kong_shift_record_t *rec,
+    ngx_kong_shift_pool_e pool, const char *addr);
 
 /* Adds an event of something that was seen; the caller holds the mutex. */
 void ngx_kong_shift_see_locked(ngx_kong_shift_record_t *rec,
@@ -523,6 +533,10 @@ struct ngx_kong_shift_op_s {
 
 /* Starts a change; "handler" is called exactly once, perhaps at once. */
 void ngx_kong_shift_op_start(ngx_kong_shift_op_t *op);
+
+/* Writes what the event says, NGX_KONG_SHIFT_COMMENT_SIZE bytes at most. */
+void ngx_kong_shift_op_text(ngx_kong_shift_op_t *op, char *text);
+void ngx_kong_shift_op_log(ngx_kong_shift_op_t *op);
 
 ngx_int_t ngx_kong_shift_init_worker(ngx_cycle_t *cycle,
     ngx_kong_shift_conf_t *kcf);

@@ -17,6 +17,9 @@
 #define NGX_KONG_SHIFT_DIGEST_LEN    (2 * 32)
 
 
+static const char  *ngx_kong_shift_pools[] = { "old", "new" };
+
+
 static json_t *ngx_kong_shift_encode_state(
     const ngx_kong_shift_saved_t *saved);
 static const char *ngx_kong_shift_check(json_t *root, uint64_t *serial,
@@ -24,6 +27,13 @@ static const char *ngx_kong_shift_check(json_t *root, uint64_t *serial,
 static ngx_int_t ngx_kong_shift_decode_state(const json_t *value,
     ngx_kong_shift_saved_t *saved);
 static ngx_int_t ngx_kong_shift_decode_gate(json_t *gate,
+    ngx_kong_shift_state_t *st);
+static json_t *ngx_kong_shift_encode_drains(const ngx_kong_shift_state_t *st);
+static ngx_int_t ngx_kong_shift_decode_drains(json_t *drains,
+    ngx_kong_shift_state_t *st);
+static ngx_int_t ngx_kong_shift_decode_drain(json_t *drain,
+    ngx_kong_shift_state_t *st, ngx_kong_shift_pool_e pool);
+static ngx_int_t ngx_kong_shift_decode_peers(json_t *peers,
     ngx_kong_shift_state_t *st);
 static ngx_int_t ngx_kong_shift_digest(const json_t *root, char *hex);
 
@@ -168,7 +178,7 @@ done:
 static json_t *
 ngx_kong_shift_encode_state(const ngx_kong_shift_saved_t *saved)
 {
-    json_t                        *evidence;
+    json_t                        *json, *evidence, *drains;
     const ngx_kong_shift_state_t  *st;
 
     st = &saved->state;
@@ -176,7 +186,7 @@ ngx_kong_shift_encode_state(const ngx_kong_shift_saved_t *saved)
     evidence = st->evidence.strategy[0]
                ? ngx_kong_shift_json_evidence(&st->evidence) : json_null();
 
-    return json_pack("{sI, sI, so, so, sb, s{ss, sb, sI, ss, so},"
+    json = json_pack("{sI, sI, so, so, sb, s{ss, sb, sI, ss, so},"
                      " s{ss, sI, ss}, sI}",
                      "generation", (json_int_t) st->generation,
                      "changed", (json_int_t) st->changed,
@@ -195,6 +205,60 @@ ngx_kong_shift_encode_state(const ngx_kong_shift_saved_t *saved)
                      "changed", (json_int_t) st->freeze_changed,
                      "comment", st->freeze_comment,
                      "events", (json_int_t) saved->nevents);
+
+    drains = ngx_kong_shift_encode_drains(st);
+
+    /* as long as nothing is drained the file is as it always was */
+
+    if (json && json_object_size(drains)) {
+        (void) json_object_set(json, "drains", drains);
+    }
+
+    json_decref(drains);
+
+    return json;
+}
+
+
+static json_t *
+ngx_kong_shift_encode_drains(const ngx_kong_shift_state_t *st)
+{
+    json_t                          *drains, *peers;
+    ngx_uint_t                       i;
+    const ngx_kong_shift_drained_t  *peer;
+
+    drains = json_object();
+    peers = json_array();
+
+    for (i = 0; i < 2; i++) {
+        if (st->drained[i]) {
+            (void) json_object_set_new(drains, ngx_kong_shift_pools[i],
+                       json_pack("{sI, sI, sI}",
+                                 "changed", (json_int_t) st->drain_changed[i],
+                                 "rate", (json_int_t) st->drain_rate[i],
+                                 "deadline",
+                                 (json_int_t) st->drain_deadline[i]));
+        }
+    }
+
+    for (i = 0; i < NGX_KONG_SHIFT_DRAINED; i++) {
+        peer = &st->peer[i];
+
+        if (peer->addr[0]) {
+            (void) json_array_append_new(peers,
+                       json_pack("{ss, ss}",
+                                 "pool", ngx_kong_shift_pools[peer->pool],
+                                 "addr", peer->addr));
+        }
+    }
+
+    if (json_array_size(peers)) {
+        (void) json_object_set(drains, "peers", peers);
+    }
+
+    json_decref(peers);
+
+    return drains;
 }
 
 
@@ -317,22 +381,23 @@ ngx_kong_shift_decode_state(const json_t *value,
     ngx_kong_shift_saved_t *saved)
 {
     int                      aborted;
-    json_t                  *weight, *conf_weight, *gate, *comment;
+    json_t                  *weight, *conf_weight, *gate, *comment, *drains;
     json_int_t               generation, changed, freeze_changed, nevents;
     const char              *freeze;
     json_error_t             error;
     ngx_kong_shift_state_t  *st;
 
     st = &saved->state;
+    drains = NULL;
 
     if (json_unpack_ex((json_t *) value, &error, JSON_STRICT,
-                       "{sI, sI, so, so, sb, so, s{ss, sI, so}, sI}",
+                       "{sI, sI, so, so, sb, so, s{ss, sI, so}, sI, s?o}",
                        "generation", &generation, "changed", &changed,
                        "weight", &weight, "conf_weight", &conf_weight,
                        "aborted", &aborted, "gate", &gate,
                        "freeze", "state", &freeze,
                        "changed", &freeze_changed, "comment", &comment,
-                       "events", &nevents)
+                       "events", &nevents, "drains", &drains)
         != 0)
     {
         return NGX_ERROR;
@@ -363,7 +428,123 @@ ngx_kong_shift_decode_state(const json_t *value,
 
     saved->nevents = (uint64_t) nevents;
 
+    if (drains && ngx_kong_shift_decode_drains(drains, st) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
     return ngx_kong_shift_decode_gate(gate, st);
+}
+
+
+static ngx_int_t
+ngx_kong_shift_decode_drains(json_t *drains, ngx_kong_shift_state_t *st)
+{
+    json_t        *old, *new, *peers;
+    json_error_t   error;
+
+    old = NULL;
+    new = NULL;
+    peers = NULL;
+
+    if (json_unpack_ex(drains, &error, JSON_STRICT, "{s?o, s?o, s?o}",
+                       "old", &old, "new", &new, "peers", &peers)
+        != 0)
+    {
+        return NGX_ERROR;
+    }
+
+    /* of a pool that has a weight no request would find its way */
+
+    if ((old && st->weight != NGX_KONG_SHIFT_FULL)
+        || (new && st->weight != 0))
+    {
+        return NGX_ERROR;
+    }
+
+    if (old && ngx_kong_shift_decode_drain(old, st, NGX_KONG_SHIFT_OLD)
+               != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (new && ngx_kong_shift_decode_drain(new, st, NGX_KONG_SHIFT_NEW)
+               != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    return peers ? ngx_kong_shift_decode_peers(peers, st) : NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_kong_shift_decode_drain(json_t *drain, ngx_kong_shift_state_t *st,
+    ngx_kong_shift_pool_e pool)
+{
+    json_int_t    changed, rate, deadline;
+    json_error_t  error;
+
+    if (json_unpack_ex(drain, &error, JSON_STRICT, "{sI, sI, sI}",
+                       "changed", &changed, "rate", &rate,
+                       "deadline", &deadline)
+        != 0
+        || rate < 0 || rate > NGX_KONG_SHIFT_RATE_MAX || deadline < 0)
+    {
+        return NGX_ERROR;
+    }
+
+    st->drained[pool] = 1;
+    st->drain_changed[pool] = changed;
+    st->drain_rate[pool] = (uint32_t) rate;
+    st->drain_deadline[pool] = deadline;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_kong_shift_decode_peers(json_t *peers, ngx_kong_shift_state_t *st)
+{
+    size_t                     i, j;
+    json_t                    *addr;
+    const char                *pool;
+    json_error_t               error;
+    ngx_kong_shift_drained_t  *peer;
+
+    if (!json_is_array(peers)
+        || json_array_size(peers) > NGX_KONG_SHIFT_DRAINED)
+    {
+        return NGX_ERROR;
+    }
+
+    for (i = 0; i < json_array_size(peers); i++) {
+        peer = &st->peer[i];
+
+        if (json_unpack_ex(json_array_get(peers, i), &error, JSON_STRICT,
+                           "{ss, so}", "pool", &pool, "addr", &addr)
+            != 0
+            || ngx_kong_shift_json_get_text(addr, peer->addr,
+                                            sizeof(peer->addr))
+               != NGX_OK
+            || peer->addr[0] == '\0'
+            || (ngx_strcmp(pool, "old") != 0 && ngx_strcmp(pool, "new") != 0))
+        {
+            return NGX_ERROR;
+        }
+
+        peer->pool = (pool[0] == 'n');
+
+        for (j = 0; j < i; j++) {
+            if (ngx_memcmp(&st->peer[j], peer,
+                           sizeof(ngx_kong_shift_drained_t))
+                == 0)
+            {
+                return NGX_ERROR;
+            }
+        }
+    }
+
+    return NGX_OK;
 }
 
 

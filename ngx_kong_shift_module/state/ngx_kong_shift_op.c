@@ -26,7 +26,6 @@ static void ngx_kong_shift_op_not_saved(ngx_kong_shift_op_t *op);
 static void ngx_kong_shift_op_timer(ngx_event_t *ev);
 static void ngx_kong_shift_op_finish(ngx_kong_shift_op_t *op,
     ngx_kong_shift_op_status_e status);
-static void ngx_kong_shift_op_log(ngx_kong_shift_op_t *op);
 
 
 #define ngx_kong_shift_op_is_abort(op)                                        \
@@ -120,6 +119,7 @@ ngx_kong_shift_op_try(ngx_kong_shift_op_t *op)
 static ngx_int_t
 ngx_kong_shift_op_publish(ngx_kong_shift_op_t *op, ngx_uint_t prepared)
 {
+    char                      text[NGX_KONG_SHIFT_COMMENT_SIZE];
     ngx_int_t                 rc;
     ngx_kong_shift_conf_t    *kcf;
     ngx_kong_shift_record_t  *rec;
@@ -148,9 +148,10 @@ ngx_kong_shift_op_publish(ngx_kong_shift_op_t *op, ngx_uint_t prepared)
     }
 
     if (rc == NGX_OK) {
+        ngx_kong_shift_op_text(op, text);
+
         ngx_kong_shift_publish_locked(rec, &op->state, op->change.action,
-                                      op->change.forced, op->by,
-                                      op->change.comment);
+                                      op->change.forced, op->by, text);
         rec->unsaved = 1;
         rec->ahead = !prepared;
         op->published = 1;
@@ -184,6 +185,11 @@ ngx_kong_shift_op_prepare(ngx_kong_shift_op_t *op)
         op->change.not_ready = !ngx_kong_shift_enough(ready, n,
                                                       op->shift->min_ready);
     }
+
+    op->change.last = (op->change.action == NGX_KONG_SHIFT_SET_PEER
+                       && ngx_kong_shift_is_last(op->shift->record,
+                                                 op->change.pool,
+                                                 op->change.addr));
 
     op->result = ngx_kong_shift_apply(&op->state, &op->change,
                                       op->shift->gated, ngx_time());
@@ -621,54 +627,4 @@ ngx_kong_shift_op_finish(ngx_kong_shift_op_t *op,
     }
 
     op->handler(op);
-}
-
-
-static void
-ngx_kong_shift_op_log(ngx_kong_shift_op_t *op)
-{
-    u_char        weight[NGX_KONG_SHIFT_WEIGHT_LEN];
-    u_char       *end;
-    const char   *action;
-
-    switch (op->change.action) {
-
-    case NGX_KONG_SHIFT_SET_WEIGHT:
-        action = "weight set";
-        break;
-
-    case NGX_KONG_SHIFT_OPEN_GATE:
-        action = op->change.forced ? "gate opened by force" : "gate opened";
-        break;
-
-    case NGX_KONG_SHIFT_CLOSE_GATE:
-        action = "gate closed";
-        break;
-
-    case NGX_KONG_SHIFT_SET_FREEZE:
-        action = op->change.on ? "freeze on" : "freeze off";
-        break;
-
-    case NGX_KONG_SHIFT_SET_DRAIN:
-        action = op->change.on ? "pool drained" : "drain of a pool ended";
-        break;
-
-    case NGX_KONG_SHIFT_SET_PEER:
-        action = op->change.on ? "peer drained" : "drain of a peer ended";
-        break;
-
-    default:
-        action = "aborted";
-        break;
-    }
-
-    end = (u_char *) ngx_kong_shift_format_weight((char *) weight,
-                                                  op->state.weight);
-
-    ngx_log_error(NGX_LOG_NOTICE, op->log, 0,
-                  "kong_shift \"%V\": %s, weight %*s, generation %uL%s, "
-                  "comment \"%s\"", &op->shift->name, action,
-                  (size_t) (end - weight), weight, op->state.generation,
-                  op->kcf->path.len && !op->saved ? ", not saved" : "",
-                  op->change.comment);
 }

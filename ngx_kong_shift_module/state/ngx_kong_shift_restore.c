@@ -21,6 +21,8 @@ static void ngx_kong_shift_adopt_one(ngx_kong_shift_conf_t *kcf,
     ngx_log_t *log);
 static void ngx_kong_shift_take_over(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_conf_t *old, ngx_log_t *log);
+static void ngx_kong_shift_take_census(ngx_kong_shift_record_t *to,
+    ngx_kong_shift_record_t *from, ngx_kong_shift_shctx_t *old);
 static ngx_kong_shift_record_t *ngx_kong_shift_spare_record(
     ngx_kong_shift_conf_t *kcf, ngx_kong_shift_conf_t *old);
 static ngx_uint_t ngx_kong_shift_is_configured(ngx_kong_shift_conf_t *kcf,
@@ -167,6 +169,7 @@ ngx_kong_shift_adopt(ngx_kong_shift_conf_t *kcf,
     const char                 *reason;
     ngx_pool_t                 *pool;
     ngx_array_t                 saved;
+    ngx_kong_shift_t          **shift;
     ngx_kong_shift_saved_t     *s;
     ngx_kong_shift_record_t    *rec;
 
@@ -213,6 +216,16 @@ ngx_kong_shift_adopt(ngx_kong_shift_conf_t *kcf,
     }
 
     ngx_destroy_pool(pool);
+
+    /* the peers that are drained may be others now */
+
+    shift = kcf->shifts.elts;
+
+    for (i = 0; i < kcf->shifts.nelts; i++) {
+        if (shift[i]->refresh) {
+            shift[i]->refresh(shift[i]);
+        }
+    }
 }
 
 
@@ -304,6 +317,13 @@ ngx_kong_shift_attach(ngx_kong_shift_conf_t *kcf,
 
     kcf->epoch = kcf->sh->epoch;
 
+    ngx_shmtx_lock(&kcf->shpool->mutex);
+
+    kcf->reload = ++kcf->sh->reloads;
+    kcf->sh->checker = 0;
+
+    ngx_shmtx_unlock(&kcf->shpool->mutex);
+
     return NGX_OK;
 }
 
@@ -365,6 +385,13 @@ ngx_kong_shift_take_over(ngx_kong_shift_conf_t *kcf,
         to->nevents = from->nevents;
         ngx_memcpy(to->event, from->event, sizeof(from->event));
         ngx_memcpy(to->pool, from->pool, sizeof(from->pool));
+        ngx_kong_shift_take_census(to, from, old->sh);
+    }
+
+    for (i = 0; i < NGX_KONG_SHIFT_WORKERS; i++) {
+        if (old->sh->worker[i] != ngx_pid) {
+            kcf->sh->worker[i] = old->sh->worker[i];
+        }
     }
 
     kcf->sh->file_id = old->sh->file_id;
@@ -375,6 +402,33 @@ ngx_kong_shift_take_over(ngx_kong_shift_conf_t *kcf,
     ngx_log_error(NGX_LOG_NOTICE, log, 0,
                   "kong_shift zone was replaced, shifts: %ui, room for: %ui",
                   kcf->shifts.nelts, kcf->sh->capacity);
+}
+
+
+/*
+ * What old workers have under way is counted in their zone, where nobody here
+ * can look.  Until they are gone each counts as one that is about to choose.
+ */
+
+static void
+ngx_kong_shift_take_census(ngx_kong_shift_record_t *to,
+    ngx_kong_shift_record_t *from, ngx_kong_shift_shctx_t *old)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < NGX_KONG_SHIFT_WORKERS; i++) {
+        if (old->worker[i] && old->worker[i] != ngx_pid) {
+            to->census[i] = from->census[i];
+            to->census[i].choosing = 1;
+
+            /* a drain that begins here does not reach them, nor waits */
+
+            ngx_memzero(to->census[i].lasting,
+                        sizeof(to->census[i].lasting));
+            ngx_memzero(to->census[i].oldest_lasting,
+                        sizeof(to->census[i].oldest_lasting));
+        }
+    }
 }
 
 

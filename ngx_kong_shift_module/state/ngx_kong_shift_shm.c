@@ -267,7 +267,9 @@ ngx_kong_shift_count(ngx_kong_shift_shctx_t *sh,
                                                    __ATOMIC_SEQ_CST);
             total->lasting[pool] += c->lasting[pool];
 
-            if (c->oldest[pool]
+            /* that is looked after only now and then */
+
+            if (c->active[pool] && c->oldest[pool]
                 && (total->oldest[pool] == 0
                     || c->oldest[pool] < total->oldest[pool]))
             {
@@ -307,6 +309,27 @@ ngx_kong_shift_count_peers(ngx_kong_shift_record_t *rec,
             *ready += (peer->health.ready && !peer->drained);
         }
     }
+}
+
+
+ngx_uint_t
+ngx_kong_shift_is_last(ngx_kong_shift_record_t *rec,
+    ngx_kong_shift_pool_e pool, const char *addr)
+{
+    ngx_uint_t              i;
+    ngx_kong_shift_peer_t  *peer;
+
+    for (i = 0; i < NGX_KONG_SHIFT_PEERS; i++) {
+        peer = &rec->pool[pool].peer[i];
+
+        if (peer->configured && !peer->down && !peer->drained
+            && ngx_strcmp(peer->addr, addr) != 0)
+        {
+            return 0;
+        }
+    }
+
+    return 1;
 }
 
 

@@ -3,6 +3,7 @@
 HTTP_STATUS=
 HTTP_BODY=
 HTTP_ERROR=
+declare -a HTTP_MANY=()
 
 # http WHOSE METHOD URL [BODY [HEADER]]: with the certificates and header lines
 # of WHOSE, which is lb, x.admin or y.admin. False when there was no HTTP answer.
@@ -37,8 +38,33 @@ http() {
         HTTP_ERROR="curl gave no status"
         return 1
     fi
-    # A NUL cannot be kept in a variable, and no honest answer has one.
-    HTTP_BODY=$(tr -d '\0' <"$SCRATCH/body")
+    # A NUL cannot be kept in a variable, and no honest answer has one: bash drops it.
+    { HTTP_BODY=$(<"$SCRATCH/body"); } 2>/dev/null
+}
+
+# http_many WHOSE METHOD URL DIR COUNT: the files DIR/0, DIR/1 ... as bodies to one URL,
+# over one connection; the answers in DIR/0.answer ..., their statuses in HTTP_MANY.
+http_many() {
+    local whose=$1 method=$2 url=$3 dir=$4 count=$5 i option=() socket=()
+    http_credentials "$whose"
+    if [[ $url =~ ^(https?)://unix:([^:]+):(.*)$ ]]; then
+        socket=(--unix-socket "${BASH_REMATCH[2]}")
+        url=${BASH_REMATCH[1]}://localhost${BASH_REMATCH[3]}
+    fi
+    for (( i = 0; i < count; i++ )); do
+        (( i == 0 )) || option+=(--next)
+        option+=("${WORDS[@]}" "${socket[@]}" -g -sS --connect-timeout 5 --max-time 15 -X "$method"
+            -H 'Content-Type: application/json' --data-binary "@$dir/$i" -o "$dir/$i.answer" -w '%{http_code}\n' --url "$url")
+    done
+    HTTP_MANY=()
+    if ! curl -q "${option[@]}" >"$SCRATCH/codes" 2>"$SCRATCH/curl.err"; then
+        HTTP_ERROR=$(head -n 1 "$SCRATCH/curl.err")
+        HTTP_ERROR=${HTTP_ERROR:-curl said nothing}
+        return 1
+    fi
+    mapfile -t HTTP_MANY <"$SCRATCH/codes"
+    HTTP_ERROR="${#HTTP_MANY[@]} of $count answers"
+    (( ${#HTTP_MANY[@]} == count ))
 }
 
 # http_credentials WHOSE: as options of curl, into WORDS. Names of files only:
@@ -131,9 +157,8 @@ lb_read_all() {
 lb_read() {
     local i=$1
     lb_must "${LBS[i]}" "$2" GET ''
-    holds "$HTTP_BODY" '([.weight.new, .weight.effective, .generation] | map(type)) == ["number", "number", "number"]
-        and .gate.state != null and .freeze.state != null' || unknown "${LBS[i]}: this is no answer of a kong_shift_api, look at the setting lb: $(head -c 80 <<<"$HTTP_BODY")"
-    LB_STATE[i]=$(jq -c --arg lb "${LBS[i]}" '{$lb} + .' <<<"$HTTP_BODY")
+    LB_STATE[i]=$(jq -ce --arg lb "${LBS[i]}" 'select(([.weight.new, .weight.effective, .generation] | map(type)) == ["number", "number", "number"]
+        and .gate.state != null and .freeze.state != null) | {$lb} + .' 2>/dev/null <<<"$HTTP_BODY") || unknown "${LBS[i]}: this is no answer of a kong_shift_api, look at the setting lb: $(head -c 80 <<<"$HTTP_BODY")"
 }
 
 # lb_field I FILTER: from what lb_read_all saw.

@@ -11,7 +11,7 @@ BACKUP_SOURCE=
 BACKUP_PROVED=
 DUMP=
 BASELINE=
-# Seconds; with the digest before it, the time in which nobody may write.
+# Seconds; with the look before it, the time in which nobody may write.
 readonly QUIET_WINDOW=0.5
 
 ## cp backup
@@ -43,6 +43,10 @@ phase_backup() {
     fi
     evidence dump "$BACKUP"
     evidence sha256 "$BACKUP_SHA256"
+    if [[ ${SETTING[export]} = on ]]; then
+        guard_run export
+        evidence export "$(<"$SCRATCH/found")"
+    fi
     test_restore
 }
 
@@ -61,17 +65,17 @@ backup_make() {
     say "      $DUMP, $(backup_bytes) bytes"
 }
 
-# A first digest; the baseline is the second. With the freeze on there must be
+# A first look; the baseline is the second. With the freeze on there must be
 # no write between them.
 backup_quiet_begin() {
     (( ${#LBS[@]} == 0 )) || { lb_read_all; ! lb_all '.freeze.state == "on"' || freeze_drained; }
-    digest x "$SCRATCH/quiet.json"
+    stamps x "$SCRATCH/quiet.json"
     sleep "$QUIET_WINDOW"
 }
 
 # backup_quiet BASE
 backup_quiet() {
-    digest_compare drift "$SCRATCH/quiet.json" "$1.digest.json"
+    digest_compare stamp "$SCRATCH/quiet.json" "$1.digest.json"
     [[ -n $REPLY ]] || return 0
     rm -rf -- "$1".*
     failed "database $(db_label x) was written to while it was about to be dumped: $REPLY; \

@@ -5,10 +5,10 @@ readonly CERTIFICATE_SECONDS=$(( 7 * 86400 ))
 
 guard_certificate() {
     local x y x_mode y_mode ca
-    certificate_conf x cluster_cert; x=$REPLY
-    certificate_conf y cluster_cert; y=$REPLY
-    certificate_conf x cluster_mtls; x_mode=${REPLY:-shared}
-    certificate_conf y cluster_mtls; y_mode=${REPLY:-shared}
+    node_conf x cluster_cert; x=$REPLY
+    node_conf y cluster_cert; y=$REPLY
+    node_conf x cluster_mtls; x_mode=${REPLY:-shared}
+    node_conf y cluster_mtls; y_mode=${REPLY:-shared}
     certificate_read x "$x"
     certificate_read y "$y"
 
@@ -18,27 +18,15 @@ guard_certificate() {
         [[ $(certificate_field x -fingerprint -sha256) = "$(certificate_field y -fingerprint -sha256)" ]] || refuse \
             "CP Y has another cluster certificate ($y) than CP X ($x), so each refuses the other's DPs; give CP Y the one of X, or insist: --force certificate"
     else
-        certificate_conf x cluster_ca_cert; ca=$REPLY
+        node_conf x cluster_ca_cert; ca=$REPLY
         [[ -r $ca ]] || unknown "cluster_ca_cert of CP X (${ca:-not set}) cannot be read here; look yourself, then --force certificate"
         openssl verify -purpose any -partial_chain -CAfile "$ca" "$SCRATCH/y.pem" >"$SCRATCH/verify" 2>&1 || refuse \
             "the cluster certificate of CP Y ($y) is not of the CA of CP X ($ca): $(log_says "$SCRATCH/verify"); or insist: --force certificate"
     fi
+    certificate_strong
     certificate_lasts x "$x"
     certificate_lasts y "$y"
     found "$x_mode, $(certificate_field y -enddate)"
-}
-
-# certificate_conf WHICH KEY: what the node says that runs, else its conf, into REPLY.
-certificate_conf() {
-    local conf=${SETTING[$1.conf]-} value=
-    if node_says "$1"; then
-        value=$(field ".configuration.$2")
-    fi
-    if [[ -z $value && $conf && -r $conf ]]; then
-        conf_value "$conf" "$2"
-        value=$REPLY
-    fi
-    REPLY=$value
 }
 
 # certificate_read WHICH VALUE: a copy to work on; the value is a path or the thing itself.
@@ -64,4 +52,19 @@ certificate_field() {
 certificate_lasts() {
     openssl x509 -in "$SCRATCH/$1.pem" -noout -checkend "$CERTIFICATE_SECONDS" >/dev/null || refuse \
         "the cluster certificate of CP ${1^} ($2) ends within a week ($(certificate_field "$1" -enddate)); renew it first, or insist: --force certificate"
+}
+
+# From 3.6 (Enterprise 3.4.3.5) on Kong takes no shorter key than OpenSSL's security level 2.
+certificate_strong() {
+    local since=3.6 bits
+    versions_known
+    [[ $Y_VERSION != 3.4.*.* ]] || since=3.4.3.5
+    version_compare "$Y_VERSION" "$since"
+    (( REPLY >= 0 )) || return 0
+    bits=$(certificate_field y -text | sed -n 's/.*Public-Key: (\([0-9]*\) bit).*/\1/p')
+    [[ $bits ]] || unknown "how long the key of the cluster certificate of CP Y is cannot be told; look yourself, then --force certificate"
+    # Elliptic curves have short ones; those of RSA begin at 512.
+    (( bits >= 2048 || bits >= 224 && bits < 512 || bits == 521 )) || refuse \
+        "the cluster certificate of CP Y has a key of $bits bits, which Kong $Y_VERSION does not take; make one of 2048 (RSA) or 256 \
+(elliptic curve) for both control planes and their DPs, or insist: --force certificate"
 }

@@ -37,6 +37,7 @@ phase_decommission_check() {
     lb_all '.weight.effective == 100' || refuse \
         "not everything goes to the new pool on every load balancer; decommission only when the weight has been 100 for ${SETTING[hold]}: kong-shift weight 100"
     decommission_held
+    drain_nobody old
     decommission_y
     decommission_x
 }
@@ -49,14 +50,15 @@ decommission_dump() {
     evidence sha256 "$BACKUP_SHA256"
 }
 
-# Our own unfreeze, of a run that was cut short, is no change of the weight.
+# Our own unfreeze, of a run that was cut short, is no change of the weight; nor
+# is a drain, or what a balancer saw of a peer.
 decommission_held() {
     local i since latest=0 held
     duration_seconds "${SETTING[hold]}"
     held=$REPLY
     for i in "${!LBS[@]}"; do
         lb_must "${LBS[i]}" 'reading its events' GET /events
-        since=$(jq -r --argjson shift "${LB_STATE[i]}" '[.events[] | select(.action != "freeze") | .time] | last // $shift.changed | fromdate' \
+        since=$(jq -r --argjson shift "${LB_STATE[i]}" '[.events[] | select(.action | IN("weight", "gate", "abort", "config", "state")) | .time] | last // $shift.changed | fromdate' \
             <<<"$HTTP_BODY" 2>/dev/null) || since=
         [[ $since =~ ^[0-9]+$ ]] || unknown "${LBS[i]} does not tell when the shift changed"
         (( since <= latest )) || latest=$since

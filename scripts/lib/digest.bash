@@ -4,6 +4,8 @@
 #   kept, same   without the rows that expire by themselves: what only an admin changes
 #   keys         the primary keys of those: what a migration must not lose
 #   columns      each column of those, where asked for: what a migration must not change
+#   stamp        place and transaction of those: while it is the same nothing was written,
+#                of this one database, and nobody has to read what is in the rows
 # and one line per kind of object beside the tables.
 
 # Written by a control plane on its own, so neither compared after the dump nor
@@ -21,10 +23,11 @@ readonly DB_REWRITTEN=(routes.paths plugins.config)
 # Tables that a migration removes, their content having moved elsewhere.
 readonly DB_REPLACED=(ttls vaults_beta)
 
-# The SQL runs within a repeatable-read transaction. How a row reads as text
+# The SQL runs within a repeatable-read transaction. How a value reads as text
 # depends on the session, hence the settings. The digests of the rows are added
 # up, so that neither the order of rows nor the size of a table matters.
 digest_session_sql() {
+    printf '\\set hash %s\n' "$(digest_hash)"
     cat <<'SQL'
 SET LOCAL statement_timeout = 0;
 SET LOCAL search_path = pg_catalog;
@@ -36,13 +39,30 @@ SET LOCAL bytea_output = 'hex';
 SQL
 }
 
-# The tables: label, name as SQL takes it, columns of the primary key, and the
-# condition for rows that do not expire by themselves.
+# digest_hash: "record" when both servers can hash a row as it is, which older
+# ones than 14 cannot; else "text".
+digest_hash() {
+    local file=$SCRATCH/digest.hash x y
+    if [[ ! -s $file ]]; then
+        x=$(sql_row x <<<"SHOW server_version_num;")
+        y=$(sql_row y-admin <<<"SHOW server_version_num;")
+        (( x < 140000 || y < 140000 )) && x=text || x=record
+        printf '%s' "$x" >"$file.$BASHPID"
+        mv -- "$file.$BASHPID" "$file"
+    fi
+    cat -- "$file"
+}
+
+# The tables: label, name as SQL takes it, columns of the primary key, the
+# condition for rows that do not expire by themselves, and what hashes a row, its
+# key and its stamp. A hash of a row alone is a sum over its columns; hashed once
+# more, rows that trade a value do not add up to the same. What has no hash of
+# its own, or a weak one, is hashed as text.
 digest_tables_sql() {
     cat <<'SQL'
 WITH found AS (
     SELECT c.oid, n.nspname, c.relname,
-        (SELECT string_agg(format('kong_shift_row.%I', a.attname), ',' ORDER BY array_position(i.indkey::int2[], a.attnum))
+        (SELECT string_agg(format('(kong_shift_row).%I', a.attname), ',' ORDER BY array_position(i.indkey::int2[], a.attnum))
             FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])
             WHERE i.indrelid = c.oid AND i.indisprimary) AS key,
         (SELECT string_agg(format('kong_shift_row.%I IS NULL', a.attname), ' AND ')
@@ -53,19 +73,31 @@ WITH found AS (
         AND n.nspname NOT LIKE 'pg\_%' AND n.nspname <> 'information_schema'
 ), expiring AS (
     SELECT coalesce(string_agg(quote_literal(relname), ','), quote_literal('')) AS names FROM found WHERE lasting IS NOT NULL
-), tables AS (
+), hashes AS (
+    SELECT CASE :'hash' WHEN 'record' THEN 'hashint8extended(hash_record_extended(ROW(%s), 0), 0)'
+        ELSE 'hashtextextended(ROW(%s)::text COLLATE "C", 0)' END AS hash
+), labels AS (
     SELECT oid, format('%I.%I', nspname, relname) AS name,
         CASE nspname WHEN 'public' THEN '' ELSE nspname || '.' END || relname AS label,
         coalesce(key, 'kong_shift_row') AS key,
         -- Triggers keep one row in tags for each row of the others.
-        coalesce(lasting, CASE relname WHEN 'tags' THEN format('kong_shift_row.entity_name NOT IN (%s)', names) END, 'true') AS lasting
+        coalesce(lasting, CASE relname WHEN 'tags' THEN format('kong_shift_row.entity_name NOT IN (%s)', names) END, 'true') AS lasting,
+        (SELECT string_agg(CASE WHEN format_type(atttypid, NULL) IN ('uuid', 'text', 'character varying', 'smallint', 'integer', 'bigint',
+                    'boolean', 'timestamp with time zone', 'timestamp without time zone', 'text[]', 'uuid[]')
+                THEN format('(kong_shift_row).%I', attname) ELSE format('(kong_shift_row).%I::text COLLATE "C"', attname) END, ',' ORDER BY attnum)
+            FROM pg_attribute WHERE attrelid = found.oid AND attnum > 0 AND NOT attisdropped) AS columns
     FROM found, expiring
+), tables AS (
+    SELECT labels.*, format(hash, columns) AS row_hash,
+        format(hash, CASE key WHEN 'kong_shift_row' THEN columns ELSE key END) AS key_hash,
+        format(hash, 'kong_shift_row.tableoid, kong_shift_row.ctid, kong_shift_row.xmin') AS stamp_hash
+    FROM labels, hashes
 )
 SQL
 }
 
-# digest_sql [columns]: with that, also a digest of each column, of 64 bits and
-# seeded with the key of the row: what to compare by when columns came or went.
+# digest_sql [columns]: with that, also a digest of each column, seeded with the
+# key of the row: what to compare by when columns came or went.
 digest_sql() {
     digest_session_sql
     printf '\\set columns %s\n' "${1:-none}"
@@ -73,19 +105,18 @@ digest_sql() {
     cat <<'SQL'
 SELECT format($f$
     SELECT json_build_object('table', %L, 'rows', count(*), 'kept', count(*) FILTER (WHERE lasting),
-        'all', concat_ws(':', sum(row1), sum(row2)),
-        'same', concat_ws(':', sum(row1) FILTER (WHERE lasting), sum(row2) FILTER (WHERE lasting)),
-        'keys', concat_ws(':', sum(key1) FILTER (WHERE lasting), sum(key2) FILTER (WHERE lasting))%s)
-    FROM (SELECT *, hashtextextended(row_text, 0) AS row1, hashtextextended(row_text, 1) AS row2,
-            hashtextextended(key_text, 0) AS key1, hashtextextended(key_text, 1) AS key2
-        FROM (SELECT kong_shift_row, kong_shift_row::text COLLATE "C" AS row_text, ROW(%s)::text COLLATE "C" AS key_text, %s AS lasting
-            FROM %s AS kong_shift_row OFFSET 0) AS digests) AS halves
-    $f$, label, columns, key, lasting, name)
+        'all', sum(row1)::text, 'same', (sum(row1) FILTER (WHERE lasting))::text, 'keys', (sum(key1) FILTER (WHERE lasting))::text,
+        'stamp', (sum(stamp1) FILTER (WHERE lasting))::text%s)
+    FROM (SELECT %s%s AS row1, %s AS key1, %s AS stamp1, %s AS lasting FROM %s AS kong_shift_row OFFSET 0) AS digests
+    $f$, label, digests, CASE :'columns' WHEN 'columns' THEN 'kong_shift_row,' END, row_hash, key_hash, stamp_hash, lasting, name)
 FROM tables LEFT JOIN LATERAL (
     SELECT format(', ''columns'', json_object(ARRAY[%s]::text[], ARRAY[%s]::text[])', string_agg(quote_literal(attname), ','),
-        string_agg(format('coalesce(sum(hashtextextended((kong_shift_row).%I::text COLLATE "C", key1)) FILTER (WHERE lasting), 0)',
-            attname), ',')) AS columns
-    FROM pg_attribute WHERE attrelid = tables.oid AND attnum > 0 AND NOT attisdropped HAVING :'columns' = 'columns') AS c ON true
+        string_agg(format(CASE :'hash' WHEN 'record' THEN 'coalesce(sum(hashint8extended(hash_record_extended(ROW(%s), key1), 0)) FILTER (WHERE lasting), 0)'
+            ELSE 'coalesce(sum(hashtextextended(%s::text COLLATE "C", key1)) FILTER (WHERE lasting), 0)' END, item), ',')) AS digests
+    FROM (SELECT attname, CASE WHEN format_type(atttypid, NULL) IN ('uuid', 'text', 'bigint', 'integer', 'boolean', 'timestamp with time zone')
+            THEN format('(kong_shift_row).%I', attname) ELSE format('(kong_shift_row).%I::text COLLATE "C"', attname) END AS item
+        FROM pg_attribute WHERE attrelid = tables.oid AND attnum > 0 AND NOT attisdropped) AS items
+    HAVING :'columns' = 'columns') AS c ON true
 ORDER BY label
 \gexec
 
@@ -110,6 +141,21 @@ FROM (
 SQL
 }
 
+# stamp_sql: only what tells whether anything was written.
+stamp_sql() {
+    digest_session_sql
+    digest_tables_sql
+    cat <<'SQL'
+SELECT format($f$
+    SELECT json_build_object('table', %L, 'rows', count(*), 'kept', count(*) FILTER (WHERE lasting),
+        'stamp', (sum(stamp1) FILTER (WHERE lasting))::text)
+    FROM (SELECT %s AS stamp1, %s AS lasting FROM %s AS kong_shift_row OFFSET 0) AS stamps
+    $f$, label, stamp_hash, lasting, name)
+FROM tables ORDER BY label
+\gexec
+SQL
+}
+
 # digest_rows_sql: the rows behind the digests, a line of JSON each: table, key,
 # digest. psql's :tables are the labels wanted, a line each, or empty for all;
 # :volatile is left out.
@@ -117,14 +163,25 @@ digest_rows_sql() {
     digest_session_sql
     digest_tables_sql
     cat <<'SQL'
-SELECT format('SELECT json_build_array(%L, %s, md5(kong_shift_row::text)) FROM %s AS kong_shift_row WHERE %s', label,
+SELECT format($f$SELECT %L || %s || ',"' || to_hex(%s) || '"]' FROM %s AS kong_shift_row WHERE %s$f$, '[' || to_json(label) || ',',
     -- A row without a key may hold anything, so it is not for showing.
-    CASE key WHEN 'kong_shift_row' THEN 'md5(kong_shift_row::text)' ELSE format('ROW(%s)::text', key) END, name, lasting)
+    CASE key WHEN 'kong_shift_row' THEN format($f$'"' || to_hex(%s) || '"'$f$, row_hash) ELSE format('to_json(ROW(%s)::text)', key) END,
+    row_hash, name, lasting)
 FROM tables
 WHERE (:'tables' = '' OR label = ANY (string_to_array(:'tables', E'\n')))
     AND substring(label FROM '[^.]*$') <> ALL (string_to_array(:'volatile', ' '))
 \gexec
 SQL
+}
+
+# stamps WHICH FILE: of the database, as it is now.
+stamps() {
+    run_long stamps_child "$@" || exit
+    digest_keep "$1" "$2"
+}
+
+stamps_child() {
+    { digest_begin_sql ''; stamp_sql; echo 'COMMIT;'; } | sql "$1" >"$2.lines"
 }
 
 # digest WHICH FILE [WHICH FILE]: of the database, or of two at once, as it is now.
@@ -170,7 +227,7 @@ digest_child() {
 # digest_rows_child WHICH FILE TABLES [SNAPSHOT]
 digest_rows_child() {
     { digest_begin_sql "${4-}"; digest_rows_sql; echo 'COMMIT;'; } \
-        | sql "$1" tables="$3" volatile="${DB_VOLATILE[*]}" | sort >"$2"
+        | sql "$1" tables="$3" volatile="${DB_VOLATILE[*]}" >"$2"
 }
 
 digest_begin_sql() {
@@ -186,7 +243,7 @@ digest_keep() {
 
 # digest_compare HOW BEFORE AFTER: the differences, as text into REPLY; empty is
 # good; as a list of table and what it says into differences.json.
-# HOW is exact (all of it), untouched (all but what a control plane writes on its
+# HOW is exact (all of it), stamp (nothing written that only an admin writes), untouched (all but what a control plane writes on its
 # own), drift (all that only an admin changes) or migrated (tables and keys of
 # what there was before).
 digest_compare() {
@@ -208,6 +265,7 @@ digest_compare() {
                 elif $x.all != $y.all then "differs in content"
                 else empty end
             elif $x.kept != $y.kept then "has \($y.kept) rows instead of \($x.kept)"
+            elif $how == "stamp" then if $x.stamp != $y.stamp then "has changed rows" else empty end
             elif $x.keys != $y.keys then "has other primary keys"
             elif $how == "drift" and $x.same != $y.same then "has changed rows"
             else empty end;
@@ -221,6 +279,8 @@ digest_compare() {
 
 # differences_text: differences.json as text, into REPLY.
 differences_text() {
+    REPLY=
+    [[ $(<"$SCRATCH/differences.json") != '[]' ]] || return 0
     # The last word proves that jq came to the end; silence would pass for equality.
     REPLY=$(jq -r 'def keys($what): .[$what] // [] | if . == [] then empty
             else "\($what) " + (.[:5] | join(" ")) + if length > 5 then " and \(length - 5) more" else "" end end;
@@ -243,7 +303,9 @@ digest_columns() {
             | {column: ., gone: ($now == null), known: IN($known[])}]'
 }
 
-# json_list WORD...: as JSON.
+# json_list WORD...: names of ours, which need no escaping, as JSON.
 json_list() {
-    jq -nc '$ARGS.positional' --args -- "$@"
+    local list
+    printf -v list ',"%s"' "$@"
+    printf '[%s]' "${list:1}"
 }

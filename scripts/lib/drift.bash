@@ -48,14 +48,10 @@ drift_print() {
 # drift_look: into REPLY what was written to which database, and into files of
 # SCRATCH, for those that are WATCHED; after lb_read_all.
 drift_look() {
-    local which all='' digests=()
+    local which all=''
     drift_watched
     for which in "${WATCHED[@]}"; do
-        digests+=("$which" "$SCRATCH/$which.json")
-    done
-    digest "${digests[@]}"
-    for which in "${WATCHED[@]}"; do
-        drift_compare "$which"
+        drift_of "$which"
         printf '%s\n' "${REPLY:-as it was}" >"$SCRATCH/drift.$which.says"
         cp -- "$SCRATCH/differences.json" "$SCRATCH/drift.$which"
         [[ -z $REPLY ]] || all+="${all:+; }database $(db_label "$which") was written to: $REPLY"
@@ -107,17 +103,16 @@ drift_base() {
     [[ -f $REPLY.digest.json && -f $REPLY.rows ]]
 }
 
-# drift_of WHICH: as text by table and key, into REPLY; empty is good.
+# drift_of WHICH: as text by table and key, into REPLY; empty is good. Only where
+# something was written, or rows were moved, is it looked at what is in them.
 drift_of() {
-    digest "$1" "$SCRATCH/$1.json"
-    drift_compare "$1"
-}
-
-# drift_compare WHICH: the same, for the digest in SCRATCH/WHICH.json.
-drift_compare() {
     local base
     drift_base "$1" || unknown "the baseline $REPLY.digest.json is gone, so nobody can tell what was written to database $(db_label "$1")"
     base=$REPLY
+    stamps "$1" "$SCRATCH/$1.stamps"
+    digest_compare stamp "$base.digest.json" "$SCRATCH/$1.stamps"
+    [[ $REPLY ]] || return 0
+    digest "$1" "$SCRATCH/$1.json"
     digest_compare drift "$base.digest.json" "$SCRATCH/$1.json"
     [[ -z $REPLY ]] || drift_keys "$1" "$base.rows"
 }
@@ -128,7 +123,7 @@ drift_keys() {
     tables=$(jq -r '.[].table' "$SCRATCH/differences.json")
     run_long digest_rows_child "$which" "$SCRATCH/rows" "$tables" || exit
     # What only the second has comes after a tab.
-    comm -3 "$rows" "$SCRATCH/rows" | jq -R --slurpfile tables "$SCRATCH/differences.json" -n '
+    comm -3 <(sort -- "$rows") <(sort -- "$SCRATCH/rows") | jq -R --slurpfile tables "$SCRATCH/differences.json" -n '
         [inputs | {new: startswith("\t"), row: (ltrimstr("\t") | fromjson)} | {new, table: .row[0], key: .row[1]}]
         | group_by(.table) | map({key: .[0].table, value: (group_by(.key) | map({key: (.[0].key | ltrimstr("(") | rtrimstr(")")),
             what: (map(.new) | unique | if length == 2 then "changed" elif .[0] then "added" else "removed" end)})

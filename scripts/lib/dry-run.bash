@@ -16,7 +16,7 @@ cmd_version() {
 dry_run() {
     case $COMMAND in
         # These change nothing, or have a place of their own for it (lb_put_all).
-        help | version | plan | status | weight | abort | 'cp status' | 'cp watch' | 'dp list')
+        help | version | plan | status | weight | abort | drain | undrain | safe | 'cp status' | 'cp watch' | 'dp list')
             "cmd_${COMMAND// /_}" "$@"
             return
             ;;
@@ -67,9 +67,10 @@ dry_step() {
             [[ $TARGET != foreign ]] || target_refuse
             ;;
         migrate | start) dry_copy ;;
-        verify)          backup_need ;;
+        verify | export | attached) backup_need ;;
         open)            dry_guards; lb_dry_run gate ;;
     esac
+    [[ $1 != export ]] || plan_export >>"$SCRATCH/dry"
     plan_commands | awk -F '\t' -v name="$1" '$1 == name' >>"$SCRATCH/dry"
 }
 
@@ -118,6 +119,7 @@ dry_rollback() {
     local lb
     lb_read_all
     lb_dry_run freeze
+    rollback_old_pool
     {
         for lb in "${LBS[@]}"; do
             plan_line abort "$(quoted curl -X POST "$lb/shifts/$SHIFT_URI/abort")"

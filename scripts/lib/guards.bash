@@ -3,8 +3,8 @@
 # it hands to found. "plan" runs them all, a real run ends at the first refusal.
 
 # In this order: later ones build on what earlier ones found to be so.
-readonly GUARDS=(tools versions path major balancers x-database x-node freeze migrations y-database y-conf y-node data-planes plugins
-    certificate quarantine space)
+readonly GUARDS=(tools versions path major balancers x-database clock x-node freeze migrations y-database y-kong y-conf y-node ports
+    data-planes plugins certificate y-data-planes quarantine clients payload space)
 
 declare -A GUARD_CHECKS=(
     [tools]='commands the script needs'
@@ -13,34 +13,43 @@ declare -A GUARD_CHECKS=(
     [major]='in-place: CP Y takes the DPs of X'
     [balancers]='shift and gate on every load balancer'
     [x-database]="database of X is Kong's, client tools are new enough for both servers"
+    [clock]='the clocks here and of both database servers agree'
     [x-node]='CP X answers, and is the node the settings mean'
     [freeze]='admin writes can be denied as the setting freeze says'
     [migrations]='no earlier upgrade of X is unfinished, nobody holds the lock'
     [y-database]='database of Y is another one, and free to be filled; in-place: the way back can make one'
+    [y-kong]='y.kong works on the database it is told to'
     [y-conf]='y.conf and the settings agree'
     [y-node]='CP Y, if it is up already, is the node the settings mean'
+    [ports]='nobody listens yet where CP Y is to'
     [data-planes]='every DP of CP X is alive, and CP Y would take it'
     [plugins]='every plugin in use on X exists for CP Y, in a version its DPs may have'
     [certificate]='both control planes have the same cluster certificate, valid for a week or more'
+    [y-data-planes]='DPs of Y, as y.dp.conf says: plugins, certificate, Status API'
     [quarantine]='in-place: CP Y listens for DPs where those of X do not come'
+    [clients]='clients may be split between X and Y'
+    [payload]='the configuration of X is not too large for DPs of CP Y'
     [space]='work_dir has room for three times the database of X'
 )
 readonly GUARD_CHECKS
 
 # Those an operator may know better than.
-readonly GUARDS_FORCEABLE=(path major data-planes certificate quarantine space)
+readonly GUARDS_FORCEABLE=(path major data-planes certificate quarantine space ports y-data-planes clients payload)
 
 GUARD_STATUS=0
 declare -a OPT_FORCE=() FORCED=()
 
 # force_check: refuses a --force that would do nothing.
 force_check() {
-    local name names=("${GUARDS_FORCEABLE[@]}" columns test-restore schemas)
+    local name names=("${GUARDS_FORCEABLE[@]}" columns test-restore schemas export)
     (( ${#OPT_FORCE[@]} > 0 )) || return 0
     case $COMMAND in
-        plan | 'cp preflight' | 'cp dual-cluster' | 'cp in-place' | 'cp open' | 'cp resume') ;;
+        plan | 'cp preflight' | 'cp dual-cluster' | 'cp in-place' | 'cp open') ;;
+        'cp resume')                names+=(old-pool) ;;
         # Those asked in the middle, where plan cannot ask yet.
-        'cp backup')                names=(test-restore) ;;
+        'cp backup')                names=(test-restore export) ;;
+        'cp export')                names=(export) ;;
+        'cp rollback')              names=(old-pool) ;;
         'cp migrate')               names=(columns) ;;
         'cp verify')                names=(columns schemas) ;;
         weight)                     names=(drift) ;;
@@ -68,9 +77,11 @@ found() {
 # Never called as a condition: a guard must stop at whatever goes wrong in it.
 guards_run() {
     local guard
+    node_cache on
     for guard in "${GUARDS[@]}"; do
         guard_run "$guard"
     done
+    node_cache off
 }
 
 guard_run() {

@@ -32,7 +32,7 @@ help_group() {
 help_command() {
     local text
     text=$(help_source | awk -v wanted="$1" '
-        /^@/ { name = $0; sub(/^@command /, "", name); head = name; sub(/ *\[.*/, "", name); on = name == wanted }
+        /^@/ { name = $0; sub(/^@command /, "", name); head = name; sub(/ *(\[| [A-Z]).*/, "", name); on = name == wanted }
         on   { print /^@/ ? "usage: kong-shift " head : "    " $0 }
     ')
     [[ -n $text ]] || unknown_command "$1"
@@ -64,7 +64,7 @@ help_source() {
 # What was meant may be one word away: "rollback" is "cp rollback".
 unknown_command() {
     local name meant
-    meant=$(help_source | sed -n 's/^@command //p' | sed 's/ *\[.*//' | while IFS= read -r name; do
+    meant=$(help_source | sed -n 's/^@command //p' | sed -E 's/ *(\[| [A-Z]).*//' | while IFS= read -r name; do
         [[ ${name##* } != "${1##* }" ]] || printf '%s' "$name"
     done)
     [[ -z $meant ]] || die "$EXIT_USAGE" "unknown command \"$1\"; did you mean \"kong-shift $meant\"?"

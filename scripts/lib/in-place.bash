@@ -125,7 +125,7 @@ node_says() {
     [[ $1 = x && $STRATEGY = in-place && -s ${SETTING[work_dir]}/x-node.json ]] || return 1
     X_STOPPED=1
     HTTP_BODY=$(x_saved .root)
-    kong_node
+    kong_node x
 }
 
 phase_stop_x() {
@@ -185,7 +185,7 @@ in_place_inspect() {
     kong_schema y
     case $REPLY in
         current | pending) IN_PLACE=migrated ;;
-        new)
+        half | new)
             in_place_untouched || IN_PLACE=half ;;
         *)  unknown "\"kong migrations list\" of y.kong says $REPLY for database $(db_label y): $(log_says "$KONG_LOG")" ;;
     esac

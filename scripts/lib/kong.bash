@@ -11,8 +11,8 @@ kong() {
     local which=$1 conf=() prefix=$KONG_HOME/prefix-$1
     shift
     split_words "${SETTING[$which.kong]}"
-    if [[ $1 = migrations ]]; then
-        log_name "$which-migrations-$2"
+    if [[ $1 != version ]]; then
+        log_name "$which-$1-$2"
         [[ -z ${SETTING[$which.conf]-} ]] || conf=(-c "${SETTING[$which.conf]}")
     else
         KONG_LOG=$SCRATCH/kong.log
@@ -47,7 +47,7 @@ kong_child() {
     [[ -z $prefix ]] || export KONG_PREFIX="$prefix"
     export KONG_DATABASE=postgres \
         KONG_PG_HOST="${SETTING[$which.db.host]}" KONG_PG_PORT="${SETTING[$which.db.port]}" \
-        KONG_PG_USER="${SETTING[$which.db.user]}" KONG_PG_DATABASE="${SETTING[$which.db.name]}"
+        KONG_PG_USER="${SETTING[$which.db.user]}" KONG_PG_DATABASE="${KONG_NOWHERE:-${SETTING[$which.db.name]}}"
     if [[ $CALLER_LC_ALL ]]; then export LC_ALL="$CALLER_LC_ALL"; else unset LC_ALL; fi
     umask "$CALLER_UMASK"
     exec "$@"
@@ -71,7 +71,8 @@ kong_version() {
 }
 
 # kong_schema WHICH: what that kong thinks of its database, into REPLY:
-# current, bootstrap, pending, new or error.
+# current, bootstrap, pending, new, half (some pending, some new: "up" failed
+# half-way, for which Kong has no exit code of its own) or error.
 kong_schema() {
     local which=$1 status=0
     kong "$which" migrations list || status=$?
@@ -82,8 +83,27 @@ kong_schema() {
         5) REPLY=new ;;
         *) REPLY=error ;;
     esac
+    [[ $REPLY != pending || $(<"$KONG_LOG") != *'New migrations available'* ]] || REPLY=half
     # A command that did nothing ends with 0 as well.
     [[ $REPLY != current ]] || [[ $(<"$KONG_LOG") = *'Executed migrations'* ]] || REPLY=error
+}
+
+# Of a wrapper that does not pass on what it is told, "migrations up" would migrate
+# another database, and that may be X. So it is told one that is not there.
+KONG_NOWHERE=
+
+guard_y_kong() {
+    local status=0
+    KONG_NOWHERE=kong-shift-nowhere
+    kong y migrations list || status=$?
+    if [[ $(<"$KONG_LOG") = *"$KONG_NOWHERE"* && $status != [0345] ]]; then
+        KONG_NOWHERE=
+        found "told a database that is not there, it says so"
+        return
+    fi
+    [[ $status != [0345] ]] || refuse "y.kong does not work on the database it is told to: \"migrations list\" of one that is not there ended \
+with $status; make ${SETTING[y.kong]} pass KONG_DATABASE and KONG_PG_* on to kong"
+    unknown "y.kong: \"migrations list\" ended with $status, which cannot tell whether it works on the database it is told to: $(log_says "$KONG_LOG")"
 }
 
 # version_compare A B: REPLY is -1, 0 or 1.
@@ -100,26 +120,66 @@ version_compare() {
     done
 }
 
+# Set while the guards run: nothing is started or stopped, so a node is asked once.
+NODE_CACHE=
+
+# node_cache on|off
+node_cache() {
+    rm -f -- "$SCRATCH"/node.*
+    NODE_CACHE=${1#off}
+}
+
 # kong_admin WHICH: asks the Admin API who it is, into KONG_VERSION, KONG_ROLE
 # and KONG_DATABASE_NAME. False when nobody answers.
 kong_admin() {
-    local which=$1 url=${SETTING[$1.admin]}
-    admin_call "$which" GET / || return 1
-    # What a proxy in front says when there is nobody behind it.
-    if [[ $HTTP_STATUS = 50[234] ]]; then
-        HTTP_ERROR=$(http_says "$which.admin")
+    local which=$1 url=${SETTING[$1.admin]} kept=$SCRATCH/node.$1
+    if [[ $NODE_CACHE && -e $kept.error ]]; then
+        HTTP_ERROR=$(<"$kept.error")
         return 1
+    elif [[ $NODE_CACHE && -e $kept.root ]]; then
+        HTTP_STATUS=200 HTTP_BODY=$(<"$kept.root")
+    elif ! kong_ask "$which"; then
+        printf '%s' "$HTTP_ERROR" >"$kept.error"
+        return 1
+    else
+        rm -f -- "$kept.fields"
     fi
-    [[ $HTTP_STATUS = 200 ]] || unknown "$which.admin $url: GET / was answered $(http_says "$which.admin")"
-    kong_node
+    kong_node "$which"
     [[ $KONG_VERSION && $KONG_ROLE ]] \
         || unknown "$which.admin $url: this is not Kong's Admin API: $(head -c 80 <<<"$HTTP_BODY")"
+    printf '%s' "$HTTP_BODY" >"$kept.root"
 }
 
-# kong_node: what an answer to GET / tells of the node.
+kong_ask() {
+    admin_call "$1" GET / || return 1
+    # What a proxy in front says when there is nobody behind it.
+    if [[ $HTTP_STATUS = 50[234] ]]; then
+        HTTP_ERROR=$(http_says "$1.admin")
+        return 1
+    fi
+    [[ $HTTP_STATUS = 200 ]] || unknown "$1.admin ${SETTING[$1.admin]}: GET / was answered $(http_says "$1.admin")"
+}
+
+# kong_node WHICH: what an answer to GET / tells of the node; its configuration
+# into node.WHICH.fields, a line each, lists with commas.
 kong_node() {
-    { read -r KONG_VERSION; read -r KONG_ROLE; IFS= read -r KONG_DATABASE_NAME; IFS= read -r KONG_NODE_PREFIX; } \
-        < <(field '.version, (.configuration | .role, .pg_database, .prefix)') || true
+    local fields=$SCRATCH/node.$1.fields
+    [[ $NODE_CACHE && -e $fields ]] || field '.version // "", (.configuration | .role // "", .pg_database // "", .prefix // ""),
+        (.configuration | to_entries[] | select(.value | type != "object") | "\(.key)=" + (.value
+            | if type == "array" then map(tostring) | join(", ") elif . == null then "" else tostring end | gsub("\n"; "\u001f")))' >"$fields"
+    { read -r KONG_VERSION; read -r KONG_ROLE; IFS= read -r KONG_DATABASE_NAME; IFS= read -r KONG_NODE_PREFIX; } <"$fields" || true
+}
+
+# kong_field WHICH KEY: of the configuration that kong_node saw, into REPLY.
+kong_field() {
+    local line
+    REPLY=
+    while IFS= read -r line; do
+        [[ $line = "$2="* ]] || continue
+        REPLY=${line#*=}
+        REPLY=${REPLY//$'\x1f'/$'\n'}
+        return
+    done <"$SCRATCH/node.$1.fields"
 }
 
 # kong_admin_is WHICH VERSION: the node that just answered is the one meant.

@@ -212,7 +212,9 @@ children_wait() {
 # The one line of a log that says most: the first that tells of trouble, else the last.
 log_says() {
     local file=$1 line=
-    line=$(grep -m 1 -i -E 'error|fatal|aborted|bootstrap|(new|pending) migrations' -- "$file") || line=$(grep . -- "$file" | tail -n 1) || true
+    line=$(grep -m 1 -i -E 'error|fatal' -- "$file" \
+        || grep -m 1 -i -E 'aborted|bootstrap|(new|pending) migrations' -- "$file" \
+        || grep . -- "$file" | tail -n 1) || true
     printf '%s' "${line:-it printed nothing}"
 }
 

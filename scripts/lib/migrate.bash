@@ -77,6 +77,9 @@ migrate_run() {
     [[ $REPLY = @($good) ]] || failed \
         "\"kong migrations $word\" on database $(db_label y) ended with 0, but the state afterwards is $REPLY; it said: \
 $(log_says "$log"); $way; log: $log"
+    # Another node at work on the same database, whatever it came to.
+    ! grep -q -i 'aborted' -- "$log" || failed \
+        "\"kong migrations $word\" on database $(db_label y) said: $(grep -m 1 -i 'aborted' -- "$log"); find that node and stop it; $way; log: $log"
     evidence "$word.state" "$REPLY"
 }
 

@@ -33,10 +33,12 @@ cmd_plan() {
 
 plan_guards() {
     local guard
+    node_cache on
     for guard in "${GUARDS[@]}"; do
         guard_try "$guard"
         plan_note "$guard" "$REPLY"
     done
+    node_cache off
 }
 
 # plan_note GUARD TEXT: a line of what guard_try saw.
@@ -93,6 +95,7 @@ plan_commands() {
     fi
     dump_words
     plan_line backup "$(plan_db x "${WORDS[@]}" --snapshot=SNAPSHOT -f "$DUMP")"
+    [[ ${SETTING[export]} = off ]] || plan_export
     if [[ $STRATEGY = in-place ]]; then
         plan_migrate up migrate
         ! in_place_crosses || plan_migrate finish migrate
@@ -122,6 +125,15 @@ plan_freeze() {
     fi
     plan_put freeze '{"state":"on"}'
     plan_line freeze "$(quoted curl -X DELETE "${SETTING[x.admin]}/consumers/kong-shift-probe")  # must be denied"
+}
+
+plan_export() {
+    local name=backup
+    [[ $COMMAND != 'cp export' ]] || name='export'
+    split_words "${SETTING[x.kong]}"
+    WORDS+=(config db_export "${SETTING[work_dir]}/x-TIME.yml")
+    [[ -z ${SETTING[x.conf]-} ]] || WORDS+=(-c "${SETTING[x.conf]}")
+    plan_line "$name" "$(plan_kong x KONG_PREFIX="${SETTING[work_dir]}/prefix-x" "${WORDS[@]}")"
 }
 
 plan_restore() {

@@ -37,7 +37,16 @@ install them on CP Y first, then on its DPs, and name them in \"plugins\" of its
             | ($old | number) as $o | ($new | number) as $n
             | select(($o | length) == 2 and ($n | length) == 2 and ($o[0] != $n[0] or $n[1] < $o[1]))
             | "\($name) \($old) -> \($new)"] | join(", ")')
-    [[ -z $clash ]] || warn "CP Y would send no configuration to DPs that have the plugin of X: $clash; they must stay on CP X"
+    plugins_clash_says "$clash"
+}
+
+# plugins_clash_says LIST: X -> Y, of plugins that DPs of X would have to have in another version.
+plugins_clash_says() {
+    [[ $1 ]] || return 0
+    # Across a major version they get nothing in any case.
+    [[ $STRATEGY != in-place ]] || in_place_crosses || refuse "CP Y would send no configuration to DPs of X, whose plugins are of another \
+version: $1; in-place there is no CP X for them; give CP Y the version X has, or upgrade dual-cluster (set y.db.name)"
+    warn "CP Y would send no configuration to DPs that have the plugin of X: $1; they must stay on CP X"
 }
 
 # plugins_in_conf X: as long as CP Y is not up, its conf tells.
@@ -49,13 +58,72 @@ plugins_in_conf() {
     fi
     conf_value "$conf" plugins
     list=${KONG_PLUGINS:-${REPLY:-bundled}}
-    missing=$(jq -r --arg list "$list" '
+    missing=$(plugins_not_in "$list" "$1")
+    [[ -z $missing ]] || refuse \
+        "CP X uses plugins that $conf does not enable (plugins = $list): $missing; install them for Y and add them"
+    plugins_versions_in_conf "$1"
+}
+
+# plugins_not_in LIST X: what is in use on X, but not in a list as "plugins" of kong.conf has.
+plugins_not_in() {
+    jq -r --arg list "$1" '
         ($list | split(",") | map(gsub("^\\s+|\\s+$"; ""))) as $enabled
         | [.configuration.plugins[]?] as $own
         | [.plugins.enabled_in_cluster[] | select((. as $name | $enabled | index($name)) == null
-            and (($enabled | index("bundled")) == null or (. as $name | $own | index($name)) != null))] | sort | join(", ")' "$1")
-    [[ -z $missing ]] || refuse \
-        "CP X uses plugins that $conf does not enable (plugins = $list): $missing; install them for Y and add them"
+            and (($enabled | index("bundled")) == null or (. as $name | $own | index($name)) != null))] | sort | join(", ")' "$2"
+}
+
+# plugins_own X: those in use on X that are not bundled with Kong, whose version is Kong's.
+plugins_own() {
+    jq -r '[.configuration.plugins[]?] as $own | .plugins.enabled_in_cluster[]
+        | select(. as $name | $own | index($name)) | select(test("^[A-Za-z0-9_-]+$"))' "$1"
+}
+
+# plugins_versions_in_conf X: of what CP Y has installed, as far as it can be read here.
+plugins_versions_in_conf() {
+    local name old clash=
+    for name in $(plugins_own "$1"); do
+        old=$(jq -r --arg name "$name" '.plugins.available_on_server[$name].version? // empty' "$1")
+        plugin_version_in "${SETTING[y.conf]}" "$name"
+        [[ $old && $REPLY ]] || continue
+        ! plugins_clash "$REPLY" "$old" || clash+=", $name $old -> $REPLY"
+    done
+    plugins_clash_says "${clash#, }"
+}
+
+# plugins_clash CP DP: a CP with this version of a plugin sends nothing to a DP with that one.
+plugins_clash() {
+    local cp dp
+    IFS=. read -r -a cp <<<"$1"
+    IFS=. read -r -a dp <<<"$2"
+    [[ ${cp[0]} != "${dp[0]}" ]] || (( 10#${cp[1]:-0} < 10#${dp[1]:-0} ))
+}
+
+# plugin_version_in CONF NAME: of the handler that lua_package_path of CONF leads to,
+# into REPLY; empty when there is none to be seen here. Read as text, never run.
+plugin_version_in() {
+    local conf=$1 name=$2 path file
+    conf_value "$conf" lua_package_path
+    path="$REPLY;/usr/local/share/lua/5.1/?.lua;/usr/local/openresty/site/lualib/?.lua"
+    REPLY=
+    while IFS= read -r -d ';' file; do
+        file=${file//'?'/kong/plugins/$name/handler}
+        [[ $file = /* && -f $file && -r $file ]] || continue
+        # shellcheck disable=SC2016
+        REPLY=$(sed -n 's/.*VERSION[[:space:]]*=[[:space:]]*["'\'']\([0-9][0-9]*\.[0-9][0-9.]*\)["'\''].*/\1/p' "$file" | head -n 1)
+        return
+    done <<<"$path;"
+}
+
+# plugin_version_y NAME: what CP Y has, running or to be started, into REPLY.
+plugin_version_y() {
+    if node_up y; then
+        REPLY=$(jq -r --arg name "$1" '.plugins.available_on_server[$name].version? // empty' <<<"$HTTP_BODY")
+    elif [[ -r ${SETTING[y.conf]-} ]]; then
+        plugin_version_in "${SETTING[y.conf]}" "$1"
+    else
+        REPLY=
+    fi
 }
 
 # The same once more, when CP Y runs.

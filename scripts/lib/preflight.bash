@@ -2,6 +2,7 @@
 
 X_VERSION=
 Y_VERSION=
+readonly CLOCK_SKEW=5
 
 ## cp preflight
 ##     Check versions, databases, nodes and load balancers; change nothing.
@@ -161,6 +162,22 @@ conf_value() {
     REPLY=$text
 }
 
+# node_conf WHICH KEY: what the node says that runs, else what it would be started
+# with, into REPLY. A list is one text with commas.
+node_conf() {
+    REPLY=
+    ! node_says "$1" || kong_field "$1" "$2"
+    [[ $REPLY ]] || conf_of "$1" "$2"
+}
+
+# conf_of WHICH KEY: the environment, in which CP Y is started, comes before the conf.
+conf_of() {
+    local conf=${SETTING[$1.conf]-} name=KONG_${2^^}
+    REPLY=
+    [[ $1 = x ]] || REPLY=${!name-}
+    [[ $REPLY || ! -r $conf ]] || conf_value "$conf" "$2"
+}
+
 # What y.conf says and what the settings say must be the same database, or the
 # next restart of CP Y by hand would open another one.
 guard_y_conf() {
@@ -200,6 +217,7 @@ guard_y_database() {
         absent)  (( TARGET_MAY_CREATE )) || refuse \
             "database ${SETTING[y.db.name]} does not exist and role ${SETTING[y.db.admin]} may not create it; create it, owned by ${SETTING[y.db.user]}, or set y.db.admin" ;;
     esac
+    target_role
     evidence target "$TARGET"
     found "$(db_label y): $TARGET${TARGET_STATE:+, $TARGET_STATE}"
 }
@@ -225,6 +243,19 @@ guard_y_node() {
     versions_known
     kong_admin_is y "$Y_VERSION"
     found "Kong $KONG_VERSION, $KONG_ROLE"
+}
+
+# How old the last word of a DP is, and how long a weight was held, is told by clocks.
+guard_clock() {
+    local which theirs off
+    for which in x y-admin; do
+        theirs=$(sql_row "$which" <<<"SELECT floor(extract(epoch FROM clock_timestamp()))::bigint;")
+        [[ $theirs =~ ^[0-9]+$ ]] || unknown "the server of database $(db_label "${which%-admin}") does not tell the time"
+        off=$(( theirs - $(now %s) ))
+        (( off >= -CLOCK_SKEW && off <= CLOCK_SKEW )) || refuse "the clock of the server of database $(db_label "${which%-admin}") \
+is $off s from the one here, so nobody can tell how old what DPs say is; set the clocks right (NTP)"
+    done
+    found "at most $CLOCK_SKEW s apart"
 }
 
 guard_space() {

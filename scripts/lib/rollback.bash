@@ -49,12 +49,58 @@ rollback_in_place() {
 # One that does not answer must not keep the others from turning back; but
 # nothing else is undone while somebody may still send requests to Y.
 phase_abort() {
+    rollback_old_pool
     lb_abort_all
     (( REPLY == 0 )) || die "$REPLY" \
         "not every load balancer was aborted, and CP Y must not go while requests go to its DPs; mend that and run it again"
     lb_read_all
     lb_all '.weight.effective == 0' || unknown \
         "every load balancer was aborted, but ${LBS[*]} do not all say that nothing goes to the new pool; somebody else sets the weight, run it again"
+}
+
+# Everything is about to go to the old pool, which must be able to serve it. When
+# nothing goes elsewhere nothing changes; "abort" asks none of this.
+rollback_old_pool() {
+    local bad fresh
+    status_read
+    holds "$STATUS" '.weight.effective != null and .weight.effective == 0' && return
+    versions_known
+    if [[ $STRATEGY = in-place ]]; then
+        rollback_config_changed
+        return
+    fi
+    if ! planes_read x; then
+        insist old-pool "CP X does not answer ($HTTP_ERROR), so nobody can tell whether its DPs can take everything; if they are \
+better than what serves now: kong-shift abort, which asks nothing"
+        return
+    fi
+    fresh=$(jq 'map(select(.verdict == "fresh")) | length' <<<"$REPLY")
+    bad=$(planes_text 'select(.verdict != "fresh")')
+    rollback_config_changed
+    if [[ $bad && $fresh = 0 ]]; then
+        insist old-pool "no DP of CP X is in order, and everything would go to them: $bad; if they are better than what serves now: \
+kong-shift abort, which asks nothing"
+    elif [[ $bad ]]; then
+        warn "CP X: $bad; the others of the old pool have to take everything"
+    elif [[ $fresh = 0 ]]; then
+        warn "CP X has no DP, so nothing is known of the old pool"
+    fi
+}
+
+# DPs of X that hang on CP Y got its configuration: moving requests to them does
+# not bring back that of X.
+rollback_config_changed() {
+    local changed before='[]'
+    if ! planes_read y; then
+        warn "CP Y does not answer, so nobody can tell whether DPs of the old pool have its configuration: $HTTP_ERROR"
+        return
+    fi
+    [[ $STRATEGY != in-place ]] || before=$(x_saved .planes)
+    changed=$(jq -r --arg y "$Y_VERSION" --argjson before "${before:-[]}" '[.[] | select(.version | startswith($y) | not)
+        | select(.verdict != "stale") | select(.config_hash as $hash | .id as $id | any($before[]; .id == $id and .config_hash == $hash) | not)
+        | "\(.hostname) (\(.id))"] | join(", ")' <<<"$REPLY")
+    [[ -z $changed ]] || warn "X also changed configuration: $changed of the old pool hang on CP Y and have what it sent; moving \
+requests to them does not bring back that of X, only CP X does, once they hang on it again"
 }
 
 phase_close() {

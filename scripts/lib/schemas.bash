@@ -1,45 +1,64 @@
 # What CP Y is going to send its DPs must pass the schemas of its version: a
 # plugin that does not keeps them from taking any configuration at all.
 
+# How many CP Y is asked about by one curl.
+readonly SCHEMAS_AT_ONCE=200
+
 guard_schemas() {
-    local body name bad='' count=0
-    schemas_rows
-    while IFS= read -r body; do
-        # A configuration may hold secrets, which must not be seen among arguments.
-        printf '%s' "$body" >"$SCRATCH/plugin"
-        name=$(jq -r '"\(.name) (\(.id))"' "$SCRATCH/plugin")
-        admin_call y POST /schemas/plugins/validate "@$SCRATCH/plugin" \
-            || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
-        case $HTTP_STATUS in
-            200) ;;
-            400) bad+="; $name: $(field .message)" ;;
-            *)   unknown "CP Y was asked whether plugin $name is right, and answered $(http_says y.admin); or insist: --force schemas" ;;
-        esac
-        count=$(( count + 1 ))
+    local bad='' count=0 rows
+    rm -rf -- "$SCRATCH/schemas"
+    mkdir -- "$SCRATCH/schemas"
+    schemas_rows >"$SCRATCH/schemas/all" || exit
+    while mapfile -t -n "$SCHEMAS_AT_ONCE" rows && (( ${#rows[@]} > 0 )); do
+        schemas_ask "${rows[@]}"
+        bad+=$REPLY
+        count=$(( count + ${#rows[@]} ))
         progress "plugins checked: $count"
-    done <"$SCRATCH/plugins.checked"
+    done <"$SCRATCH/schemas/all"
+    rm -rf -- "$SCRATCH/schemas"
     [[ -z $bad ]] || refuse \
         "CP Y refuses the configuration of plugins it is to send: ${bad#; }; mend them on X and run it again, or insist: --force schemas"
     found "$count configurations of plugins"
 }
 
-# schemas_rows: those CP Y has, as migrations left them. X has the same in its
-# own words, which Y need not understand. Alike ones are asked about once.
+# schemas_rows: those CP Y has, as migrations left them, a line of JSON each; in
+# the form its Admin API has, but for times. X has the same in its own words,
+# which Y need not understand. Alike ones are asked about once.
 schemas_rows() {
-    local offset='' pages=0
-    : >"$SCRATCH/plugins.all"
-    while :; do
-        admin_call y GET "/plugins?size=1000${offset:+&offset=$offset}" \
-            || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
-        if [[ $HTTP_STATUS != 200 ]] || ! holds "$HTTP_BODY" '.data | type | IN("array", "object")'; then
-            unknown "y.admin ${SETTING[y.admin]}: GET /plugins was answered $(http_says y.admin)"
-        fi
-        jq -c '.data[]' <<<"$HTTP_BODY" >>"$SCRATCH/plugins.all"
-        uri_encode "$(field .offset)"
-        offset=$REPLY pages=$(( pages + 1 ))
-        [[ $offset ]] || break
-        (( pages < 1000 )) || unknown "y.admin ${SETTING[y.admin]}: GET /plugins has no end"
+    sql y <<'SQL'
+SELECT count(*) > 0 AS groups FROM pg_attribute WHERE attrelid = 'plugins'::regclass AND attname = 'consumer_group_id' AND NOT attisdropped \gset
+\if :groups
+    \set more ', consumer_group_id IS NULL'
+\else
+    \set more ''
+\endif
+SELECT (SELECT json_object_agg(
+        CASE WHEN key LIKE '%\_id' THEN left(key, -3) ELSE key END,
+        CASE WHEN key LIKE '%\_id' AND value <> 'null' THEN jsonb_build_object('id', value) ELSE value END)
+    FROM jsonb_each(to_jsonb(plugins)) WHERE key NOT IN ('ws_id', 'cache_key', 'created_at', 'updated_at'))
+FROM plugins WHERE id IN (SELECT (array_agg(id))[1] FROM plugins
+    GROUP BY name, config, protocols, service_id IS NULL, route_id IS NULL, consumer_id IS NULL :more)
+ORDER BY name, id;
+SQL
+}
+
+# schemas_ask ROW...: those that are refused, as text into REPLY.
+schemas_ask() {
+    local i=0 row name status text=
+    # A configuration may hold secrets, which must not be seen among arguments.
+    for row in "$@"; do
+        printf '%s' "$row" >"$SCRATCH/schemas/$i"
+        i=$(( i + 1 ))
     done
-    jq -cs 'unique_by([.name, .config, .protocols, (.service, .route, .consumer, .consumer_group | . == null)])[]' \
-        "$SCRATCH/plugins.all" >"$SCRATCH/plugins.checked" || unknown "y.admin ${SETTING[y.admin]}: GET /plugins is no list of plugins"
+    http_many y.admin POST "${SETTING[y.admin]}/schemas/plugins/validate" "$SCRATCH/schemas" "$i" \
+        || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
+    for (( i = 0; i < $#; i++ )); do
+        status=${HTTP_MANY[i]}
+        [[ $status != 200 ]] || continue
+        name=$(jq -r '"\(.name) (\(.id))"' "$SCRATCH/schemas/$i")
+        HTTP_STATUS=$status HTTP_BODY=$(tr -d '\0' <"$SCRATCH/schemas/$i.answer")
+        [[ $status = 400 ]] || unknown "CP Y was asked whether plugin $name is right, and answered $(http_says y.admin); or insist: --force schemas"
+        text+="; $name: $(field .message)"
+    done
+    REPLY=$text
 }

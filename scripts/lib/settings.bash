@@ -3,7 +3,7 @@
 declare -A SETTING_TYPE=(
     [shift]=text            [lb]=urls
     [x.kong]=command        [y.kong]=command
-    [x.conf]=path           [y.conf]=path
+    [x.conf]=path           [y.conf]=path           [y.dp.conf]=paths
     [x.admin]=url           [y.admin]=url
     [x.db.host]=text        [y.db.host]=text
     [x.db.port]=port        [y.db.port]=port
@@ -23,6 +23,7 @@ declare -A SETTING_TYPE=(
     [start_timeout]=seconds [freeze_timeout]=seconds
     [hold]=duration         [jobs]=jobs
     [freeze]=freeze         [canary_timeout]=seconds
+    [export]=onoff          [attach_timeout]=seconds
 )
 readonly SETTING_TYPE
 
@@ -36,11 +37,13 @@ declare -A SETTING=(
     [start_timeout]=60      [freeze_timeout]=60
     [hold]=1h               [jobs]=1
     [freeze]=module         [canary_timeout]=60
+    [export]=off            [attach_timeout]=300
 )
 # What the settings mean: dual-cluster or, when Y has the database of X, in-place.
 STRATEGY=
 declare -A SETTING_LINE=()
 declare -a LBS=()
+declare -a DP_CONFS=()
 declare -a WORDS=()
 
 settings_load() {
@@ -99,7 +102,7 @@ setting_put() {
     [[ -n ${SETTING_TYPE[$key]-} ]] || setting_error "$number" "unknown setting \"$key\""
     [[ -n $value ]] || setting_error "$number" "$key has no value"
     [[ ! $value =~ [[:cntrl:]] ]] || setting_error "$number" "$key holds a control character"
-    if [[ -n ${SETTING_LINE[$key]-} && $key != lb ]]; then
+    if [[ -n ${SETTING_LINE[$key]-} && ${SETTING_TYPE[$key]} != @(urls|paths) ]]; then
         setting_error "$number" "$key was already set in line ${SETTING_LINE[$key]}"
     fi
     setting_check "$number" "$key" "$value" "${SETTING_TYPE[$key]}"
@@ -110,6 +113,7 @@ setting_put() {
             ! is_one_of "${value%/}" "${LBS[@]}" || setting_error "$number" "$key $value was already given"
             LBS+=("${value%/}")
             ;;
+        paths) DP_CONFS+=("$value") ;;
         url)  SETTING[$key]=${value%/} ;;
         *)    SETTING[$key]=$value ;;
     esac
@@ -131,7 +135,7 @@ setting_check() {
             [[ $value =~ $url ]] || setting_error "$number" \
                 "$key must be a URL like http://127.0.0.1:8040/shift, without user, password or query; got \"$value\""
             ;;
-        path)
+        path | paths)
             [[ $value = /* ]] || setting_error "$number" "$key must begin with /, got \"$value\""
             ;;
         port)
@@ -144,6 +148,9 @@ setting_check() {
             ;;
         freeze)
             [[ $value = @(module|revoke) ]] || setting_error "$number" "$key must be module or revoke, got \"$value\""
+            ;;
+        onoff)
+            [[ $value = @(on|off) ]] || setting_error "$number" "$key must be on or off, got \"$value\""
             ;;
         jobs)
             [[ $value =~ ^[1-9][0-9]?$ ]] || setting_error "$number" "$key must be a number from 1 to 99, got \"$value\""

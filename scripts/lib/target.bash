@@ -51,6 +51,23 @@ target_refuse() {
     refuse "database $(db_label y) exists and is neither of kong-shift's making nor empty and owned by ${SETTING[y.db.user]}; choose another y.db.name, or drop it yourself"
 }
 
+# target_role: the role of Y is there, may log in, and y.db.admin may act as it.
+target_role() {
+    local row user=${SETTING[y.db.user]}
+    row=$(sql_row y-admin user="$user" <<'SQL'
+SELECT count(*), coalesce(bool_and(rolcanlogin), false), coalesce(bool_and(pg_has_role(current_user, oid, 'MEMBER')), false)
+FROM pg_roles WHERE rolname = :'user';
+SQL
+    )
+    case $row in
+        '1|t|t') ;;
+        '0|'*)   refuse "role $user of y.db.user does not exist on the server of Y; create it, or mend y.db.user" ;;
+        '1|f|'*) refuse "role $user of y.db.user may not log in to the server of Y: ALTER ROLE ... LOGIN, or mend y.db.user" ;;
+        '1|t|f') refuse "role ${SETTING[y.db.admin]} of y.db.admin may not act as $user of y.db.user, as pg_restore must: GRANT the one to the other" ;;
+        *)       unknown "the server of Y does not tell about role $user: $row" ;;
+    esac
+}
+
 # target_mark STATE: the comment that makes a later run know the database.
 target_mark() {
     local mark="kong-shift $1 $BACKUP $RUN" row

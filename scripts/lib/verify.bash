@@ -10,22 +10,21 @@ cmd_cp_verify() {
 }
 
 phase_verify() {
-    local written="undo that, or begin anew: \"kong-shift cp rollback\", then \"kong-shift cp $STRATEGY\""
+    local counts written="undo that, or begin anew: \"kong-shift cp rollback\", then \"kong-shift cp $STRATEGY\""
     backup_need
     if [[ $STRATEGY = in-place ]]; then
         in_place_may_start
-        digest y "$SCRATCH/y.json"
     else
-        digest x "$SCRATCH/x.json" y "$SCRATCH/y.json"
-        drift_compare x
+        drift_of x
         [[ -z $REPLY ]] || failed "database $(db_label x) was written to after the dump: $REPLY; \
 run \"kong-shift cp dual-cluster\" again for a fresh copy"
     fi
     verify_migrated
-    drift_compare y
+    drift_of y
     [[ -z $REPLY ]] || failed "database $(db_label y) was written to after \"kong migrations\": $REPLY; $written"
-    evidence tables "$(jq 'map(select(.table)) | length' "$BASELINE")"
-    evidence rows "$(jq 'map(.kept // 0) | add' "$BASELINE")"
+    counts=$(jq -r '"\(map(select(.table)) | length) \(map(.kept // 0) | add)"' "$BASELINE") || failed "$BASELINE cannot be read"
+    evidence tables "${counts% *}"
+    evidence rows "${counts#* }"
 
     verify_node
     plugins_verify
@@ -45,9 +44,8 @@ verify_migrated() {
     [[ -z $REPLY ]] || failed \
         "database $(db_label y) does not hold what X holds: $REPLY; keep the gate closed"
 
-    known=$(columns_list '.known and (.gone | not)')
-    gone=$(columns_list .gone)
-    other=$(columns_list '.known or .gone | not')
+    { IFS= read -r known; IFS= read -r gone; IFS= read -r other; } < <(columns_lists) \
+        || failed "the list of changed columns cannot be read"
     evidence columns.changed "$known"
     evidence columns.gone "$gone"
     [[ -z $known ]] || say "      changed by migrations, as known: $known"
@@ -56,9 +54,10 @@ verify_migrated() {
 $other; compare them with X yourself"
 }
 
-# columns_list FILTER: of columns.json.
-columns_list() {
-    jq -r "map(select($1) | .column) | join(\", \")" "$SCRATCH/columns.json"
+# columns_lists: of columns.json, those known to change, those that are gone, the others; a line each.
+columns_lists() {
+    jq -r '(map(select(.known and (.gone | not))), map(select(.gone)), map(select(.known or .gone | not)))
+        | map(.column) | join(", ")' "$SCRATCH/columns.json"
 }
 
 verify_node() {

@@ -50,7 +50,7 @@ row() {
     done
     check 3 'there is neither x.stop nor x.prefix' decommission
     set_conf x.prefix "$RUN/cp_x"
-    row kong_x "$one" 3.8.1 0
+    row kong_x "$one" "$X_VERSION" 0
     check 3 'CP X still has DPs: DP web' decommission
     sql_x 'DELETE FROM clustering_data_planes'
     check 0 'curl -X POST' --dry-run decommission

@@ -104,7 +104,6 @@ dry() {
 
 # The last, as the world is in-place from here on.
 @test "in-place: stop, resume, rollback, finish" {
-    in_place_world
     in_place_reset
     dry 0 'quit -p' cp stop
     dry 2 'is for dual-cluster' cp restore

@@ -12,77 +12,9 @@ teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
 
 setup() {
     . "$BATS_TEST_DIRNAME/world.bash"
+    . "$BATS_TEST_DIRNAME/faults.bash"
     world_reset
-    BEFORE=$(digest_x)
-    BIN=$BATS_TEST_TMPDIR/bin
-    mkdir "$BIN"
-    cp "$CONF" "$BATS_TEST_TMPDIR/conf"
-}
-
-# fault CODE TEXT: dual-cluster ends so, with this as its only sentence; the
-# gate is closed, X as before.
-fault() {
-    local code=$1 text=$2
-    PATH=$BIN:$PATH run --separate-stderr kong_shift cp dual-cluster
-    echo "$output"
-    echo "$stderr"
-    [ "$status" -eq "$code" ]
-    [ "$(wc -l <<<"$stderr")" = 1 ]
-    [[ $stderr == "kong-shift: "*"$text"* ]] || { echo "not said: $text"; return 1; }
-    [[ $stderr != *"$PASSWORD"* && $stderr != *'cr\et'* ]]
-    [ "$(digest_x)" = "$BEFORE" ]
-    [ "$(get gate .state)" = closed ]
-}
-
-# way_on [COMMAND]: the fault is gone, and the command brings it to its end.
-way_on() {
-    rm -f "$BIN"/*
-    cp "$BATS_TEST_TMPDIR/conf" "$CONF"
-    run kong_shift "${@:-cp dual-cluster}"
-    echo "$output"
-    [ "$status" -eq 0 ]
-    [ "$(get gate .state)" = open ]
-    [ "$(sql_y 'SELECT count(*) FROM consumers')" = 3 ]
-    [ "$(digest_x)" = "$BEFORE" ]
-}
-
-# tool NAME: a script in front of NAME; REAL is the true one.
-tool() {
-    { printf '#!/bin/bash\nREAL=%q\n[[ $1 != --version ]] || exec "$REAL" "$@"\n' "$PG_BIN/$1"; cat; } >"$BIN/$1"
-    chmod +x "$BIN/$1"
-}
-
-# kong_y: a script in front of y.kong.
-kong_y() {
-    { printf '#!/bin/bash\nREAL=%q\n' "${KONG[y]}"; cat; echo 'exec "$REAL" "$@"'; } >"$BIN/kong"
-    chmod +x "$BIN/kong"
-    set_conf y.kong "$BIN/kong"
-}
-
-# cutter DATABASE TABLE MODE: "$BIN/cut" holds the table; who waits for it for a
-# second loses its connection.
-cutter() {
-    cat >"$BIN/cut" <<EOF2
-#!/bin/bash
-rm -f $BIN/held
-PGHOST=$PGHOST PGPORT=$PGPORT PGUSER=$PG_SUPERUSER PGPASSFILE=$PG_PASSFILE PGDATABASE=$(printf %q "$1") PGAPPNAME=cut \\
-    $PG_BIN/psql -X -q -A -t >/dev/null 2>&1 <<'SQL' &
-BEGIN;
-LOCK TABLE $2 IN $3 MODE;
-\\! touch $BIN/held
-DO \$\$ BEGIN
-    FOR i IN 1..100 LOOP
-        PERFORM pg_sleep(0.1);
-        PERFORM pg_stat_clear_snapshot();
-        PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock';
-        EXIT WHEN FOUND;
-    END LOOP;
-END \$\$;
-COMMIT;
-SQL
-while [[ ! -e $BIN/held ]]; do sleep 0.05; done
-EOF2
-    chmod +x "$BIN/cut"
+    faults cp dual-cluster
 }
 
 @test "PostgreSQL down, or a balancer of two that does not answer: unknown, nothing begun" {
@@ -94,7 +26,7 @@ EOF2
     [ "$(get freeze .state)" = off ]
 }
 
-@test "connection cut in the middle of the dump, then the disk full" {
+@test "one after the other: connection cut in the middle of the dump, disk full, cut in the middle of the restore and of up, finish aborted" {
     cutter kong_x routes 'ACCESS EXCLUSIVE'
     tool pg_dump <<<"$BIN/cut; exec \"\$REAL\" \"\$@\""
     fault 1 'pg_dump of database'
@@ -102,10 +34,9 @@ EOF2
     tool pg_dump <<<'file=${*: -1}; rm -f "$file"; ln -s /dev/full "$file"; exec "$REAL" "$@"'
     fault 1 'No space left on device'
     [ "$(find "$WORK" -name 'x-*' | wc -l)" = 0 ]
-    way_on
-}
 
-@test "connection cut in the middle of the restore: the target stays empty" {
+    # the target stays empty
+    mended
     tool pg_restore <<'EOF2'
 [[ $1 != -l ]] || exec "$REAL" "$@"
 { "$REAL" -f - "${@: -1}" | head -n 150; echo 'SELECT pg_terminate_backend(pg_backend_pid());'; } \
@@ -113,10 +44,15 @@ EOF2
 EOF2
     fault 1 'pg_restore into database'
     [ "$(sql_y "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")" = 0 ]
-    way_on
-}
 
-@test "finish aborted, as another node holds the lock" {
+    mended
+    cutter "$Y_NAME" schema_meta EXCLUSIVE
+    kong_y <<<"[[ \"\$1 \$2\" != 'migrations up' ]] || $BIN/cut"
+    fault 1 '"kong migrations up" on database'
+    [[ $stderr == *'; X is untouched, run it again to begin with a fresh copy; log: '* ]]
+
+    # another node holds the lock
+    mended
     cat >"$BIN/lock" <<EOF2
 PGHOST=$PGHOST PGPORT=$PGPORT PGUSER=$PG_SUPERUSER PGPASSFILE=$PG_PASSFILE PGDATABASE=$(printf %q "$Y_NAME") $PG_BIN/psql -X -q \\
     -c "INSERT INTO locks (key, owner, ttl) VALUES ('migrations', 'another-node', now() + interval '1 hour')"
@@ -138,7 +74,7 @@ EOF2
 @test "up timed out, but its server went on: never run twice on one copy" {
     kong_y <<<'[[ "$1 $2" != "migrations up" ]] || { "$REAL" "$@"; echo "Error: [PostgreSQL error] timeout"; exit 1; }'
     fault 1 'ended with 1: Error: [PostgreSQL error] timeout; X is untouched'
-    way_on cp resume
+    way_on resume
     [ "$(jq -rs '[.[] | select(.step == "restore" and .event == "end") | .result] | join(" ")' "$WORK/journal.jsonl")" = 'done done' ]
 }
 

@@ -131,6 +131,9 @@ completes() {
     [ "$(completes dp '')" = list ]
     [ "$(completes cp status '')" = '' ]
     [ "$(completes weight '')" = '' ]
+    [ "$(completes drain '')" = 'new old' ]
+    [ "$(completes --rate 5 --wait safe n)" = new ]
+    [ "$(completes help drai)" = drain ]
 
     [ "$(completes cp dual-cluster --y)" = --yes ]
     for list in $(options); do

@@ -9,7 +9,6 @@ bats_require_minimum_version 1.5.0
 setup_file() {
     . "$BATS_TEST_DIRNAME/world.bash"
     if [[ ${KONG_X-} && ${KONG_Y-} ]]; then world_start; else world_start 3.5.0 3.6.1; fi
-    in_place_world
 }
 setup() {
     . "$BATS_TEST_DIRNAME/world.bash"
@@ -41,53 +40,12 @@ pending() { sql_x 'SELECT count(*) FROM schema_meta WHERE cardinality(pending) >
 # "finish" is for later; 3.8 -> 3.9 has nothing to finish.
 unfinished() { [[ $X_VERSION = 3.8.* || $(pending) != 0 ]]; }
 
-# killer N: a sync that kills the script at the Nth line of the journal.
-killer() {
-    mkdir -p "$BATS_TEST_TMPDIR/bin"
-    echo 0 >"$BATS_TEST_TMPDIR/lines"
-    cat >"$BATS_TEST_TMPDIR/bin/sync" <<EOF2
-#!/bin/bash
-[[ \$* != *journal.jsonl ]] || {
-    lines=\$(( \$(<$BATS_TEST_TMPDIR/lines) + 1 ))
-    echo "\$lines" >$BATS_TEST_TMPDIR/lines
-    (( lines != $1 )) || kill -9 "\$PPID"
-}
-exec /usr/bin/sync "\$@"
-EOF2
-    chmod +x "$BATS_TEST_TMPDIR/bin/sync"
-}
-
-# What it leaves behind must hold no password either.
-killed() { TMPDIR=$BATS_TEST_TMPDIR PATH=$BATS_TEST_TMPDIR/bin:$PATH kong_shift "$@" >>"$BATS_TEST_TMPDIR/said" 2>&1; }
-
-no_password() { run grep -rlF -e '(touch x)' "$BATS_TEST_TMPDIR"; echo "$output"; [ "$status" -eq 1 ]; }
-
-# killed_at COMMAND COUNT LINE: killed there, then resumed.
-killed_at() {
-    echo "killed at line $3 of $2"
-    killer "$3"
-    # two words
-    # shellcheck disable=SC2086
-    run ! killed $1
-    [ "$(<"$BATS_TEST_TMPDIR/lines")" = "$3" ]
-    [[ $1 != 'cp in-place' || $3 -gt 9 || $(digest_x) = "$BEFORE" ]]
-    check 0 '' cp status
-    if (( $3 < $2 )); then
-        check 0 "${1% kong} was interrupted" cp resume
-    else
-        check 0 "nothing to resume: ${1% kong} came to its end" cp resume
-    fi
-}
-
-# Each line takes ten seconds; those around what cannot be undone are the ones that matter.
-lines_of() { if [[ ${KONG_SHIFT_LONG-} ]]; then seq "$1"; else echo "${@:2}"; fi; }
-
-x_answers() { curl -s -f -o /dev/null "http://127.0.0.1:${PORT[cp_x.admin]}/"; }
 y_answers() { curl -s -f -o /dev/null "http://127.0.0.1:${PORT[cp_y.admin]}/"; }
 
 @test "the whole run, and again; then back: CP X as it was, the database of Y kept under another name" {
     local before
     before=$(digest_x)
+    watch_arguments
     check 0 "CP Y ($Y_VERSION) is up on the database of CP X ($X_VERSION)" cp in-place
     [ "$(grep -c 'warning: !!! keep the cluster port of CP Y closed' <<<"$output")" = 2 ]
     [ "$(grep -c 'removes the way back to X' <<<"$output")" = 2 ]
@@ -114,39 +72,9 @@ y_answers() { curl -s -f -o /dev/null "http://127.0.0.1:${PORT[cp_y.admin]}/"; }
     [ "$(get gate .state) $(get freeze .state)" = 'closed off' ]
     [ "$(pg_psql -c "SELECT count(*) FROM pg_database WHERE datname LIKE 'kong_x-%'")" = 1 ]
     check 0 'already down' cp rollback
+    nothing_seen
     says 'was never begun'
     [ "$(digest_x)" = "$before" ]
-}
-
-@test "killed at a line of the journal: resume comes to the same end, X untouched until migrate" {
-    local line
-    BEFORE=$(digest_x)
-    for line in $(lines_of 16 6 9 10 12); do
-        in_place_reset
-        rm -rf "$WORK"
-        killed_at 'cp in-place' 16 "$line"
-        [ "$(get gate '.state, .evidence.strategy' | paste -sd ' ')" = 'open in-place' ]
-        y_answers
-        run ! x_answers
-        unfinished
-    done
-    no_password
-}
-
-@test "a rollback killed at a line of the journal: resume comes to the same end" {
-    local line before
-    before=$(digest_x)
-    for line in $(lines_of 14 7 8 10); do
-        in_place_reset
-        rm -rf "$WORK"
-        check 0 '' cp in-place
-        killed_at 'cp rollback' 14 "$line"
-        x_answers
-        run ! y_answers
-        [ "$(digest_x)" = "$before" ]
-        [ "$(get gate .state) $(get freeze .state)" = 'closed off' ]
-    done
-    no_password
 }
 
 @test "finish: only when all is on Y for long, the name of the shift typed; then rollback restores the dump" {
@@ -176,39 +104,6 @@ y_answers() { curl -s -f -o /dev/null "http://127.0.0.1:${PORT[cp_y.admin]}/"; }
     check 0 'is kept as kong_x-' cp rollback
     x_answers
     [ "$(digest_x)" = "$before" ]
-}
-
-@test "finish killed: resume goes on without the name of the shift; where it said no it must be typed again" {
-    local line
-    cat >"$BATS_TEST_TMPDIR/kong" <<EOF2
-#!/usr/bin/env bash
-[[ "\$1 \$2" = 'migrations finish' ]] || exec ${KONG[y]} "\$@"
-${KONG[y]} "\$@"
-kill -9 "\$(<$WORK/lock)"
-EOF2
-    chmod +x "$BATS_TEST_TMPDIR/kong"
-    # 0 is between "kong migrations finish" and the journal
-    for line in 0 $(lines_of 6); do
-        in_place_reset
-        rm -rf "$WORK"
-        check 0 '' cp in-place
-        set_conf hold 1s
-        check 3 'not everything goes to the new pool' cp finish kong
-        check 3 'nothing was begun, so run it again yourself' cp resume
-        kong_shift weight 100 >/dev/null
-        sleep 2
-        if (( line > 0 )); then
-            killed_at 'cp finish kong' 6 "$line"
-        else
-            set_conf y.kong "$BATS_TEST_TMPDIR/kong"
-            [[ $(pending) != 0 ]] || continue
-            run ! kong_shift cp finish kong
-            check 0 'cp finish was interrupted in step finish' cp resume
-            set_conf y.kong "${KONG[y]}"
-        fi
-        [ "$(pending)" = 0 ]
-        check 0 'as it was' cp watch
-    done
 }
 
 @test "quarantine: a CP Y on the cluster port of CP X is refused, and may be forced" {

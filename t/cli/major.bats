@@ -12,6 +12,7 @@ setup_file() {
     # "kong migrations finish" rewrites its headers, and DPs 3.4 refuse them as they are.
     curl -s -f -o /dev/null -H 'Content-Type: application/json' "http://127.0.0.1:${PORT[cp_x.admin]}/services/orders/plugins" \
         -d '{"name":"http-log","config":{"http_endpoint":"http://127.0.0.1:9/","headers":{"X-A":["1"]}}}'
+    world_keep
 }
 setup()         { . "$BATS_TEST_DIRNAME/world.bash"; world_reset; }
 teardown()      { local node; for node in dp_x dp_y; do [[ ! -d $RUN/$node ]] || "${KONG[${node#dp_}]}" stop -p "$RUN/$node" || true; done; }
@@ -50,7 +51,6 @@ pending() { sql_x 'SELECT count(*) FROM schema_meta WHERE cardinality(pending) >
 
 @test "in-place: refused; forced, finish at once, so that DPs of Y get their configuration; and back" {
     local before
-    in_place_world
     in_place_reset
     before=$(digest_x)
     dp_start x

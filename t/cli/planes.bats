@@ -44,8 +44,8 @@ stop_dps() {
     row good-2 '30 seconds' "$X_VERSION"
     row dead '3 hours' "$X_VERSION"
     row dead-too '50 seconds' "$X_VERSION" "$ZEROS" plugin_set_incompatible
-    row newer '1 second' 3.99.0
-    row major '1 second' 2.8.5
+    row newer '1 second' "${X_VERSION%%.*}.99.0"
+    row major '1 second' "$(( ${X_VERSION%%.*} - 1 )).8.5"
     row told '1 second' "$X_VERSION" "$ZEROS" kong_version_incompatible
     row empty '1 second' "$X_VERSION" "$ZEROS"
     row frozen '1 second' "$X_VERSION" "$HASH" plugin_version_incompatible
@@ -128,12 +128,20 @@ has_config() {
     list 0
     [ "$(jq -r 'map("\(.cp) \(.version) \(.verdict)") | join(", ")' <<<"$LIST")" = "x $X_VERSION fresh, y $Y_VERSION fresh" ]
 
-    # one that moved is in both lists
+    # one that moved is in both lists, unless CP Y refuses it
     "${KONG[x]}" stop -p "$RUN/dp_x" >/dev/null
     sed -i "s/^cluster_control_plane = .*/cluster_control_plane = 127.0.0.1:${PORT[cp_y.cluster]}/" "$RUN/dp_x.conf"
     node_start x dp_x 3>&-
     sql_x "UPDATE clustering_data_planes SET last_seen = last_seen - interval '1 hour'"
     SECONDS=0
+    if [[ ${X_VERSION%%.*} != "${Y_VERSION%%.*}" ]]; then
+        until list 0 && [ "$(jq -r '.[] | select(.cp == "y" and .verdict == "refused") | .note' <<<"$LIST")" \
+            = "CP is $Y_VERSION; it goes on with what it has" ]; do
+            [ "$SECONDS" -lt 60 ]
+            sleep 0.2
+        done
+        return
+    fi
     until list 0 && [ "$(jq 'map(select(.cp == "y" and .verdict == "fresh")) | length' <<<"$LIST")" = 2 ]; do
         [ "$SECONDS" -lt 60 ]
         sleep 0.2

@@ -1,12 +1,13 @@
 #!/usr/bin/env bats
 #
-# kong-shift cp rollback and cp resume: from every state, and after a kill at
-# every line of the journal.
+# kong-shift cp rollback and cp resume, from every state; see also killed.bats.
 
 # shellcheck disable=SC2016,SC2030,SC2031,SC2119,SC2154
 
+bats_require_minimum_version 1.5.0
+
 setup_file()    { . "$BATS_TEST_DIRNAME/world.bash"; world_start; }
-setup()         { . "$BATS_TEST_DIRNAME/world.bash"; world_reset; sql_x 'DELETE FROM clustering_data_planes'; }
+setup()         { . "$BATS_TEST_DIRNAME/world.bash"; . "$BATS_TEST_DIRNAME/killed.bash"; world_reset; }
 teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
 
 # check CODE TEXT ARG...: runs kong-shift, wants that code and that text.
@@ -18,27 +19,6 @@ check() {
     [ "$status" -eq "$code" ]
     [[ $output == *"$text"* ]] || { echo "not said: $text"; return 1; }
 }
-
-# killer N: a sync that kills the script at the Nth line of the journal.
-killer() {
-    mkdir -p "$BATS_TEST_TMPDIR/bin"
-    echo 0 >"$BATS_TEST_TMPDIR/lines"
-    cat >"$BATS_TEST_TMPDIR/bin/sync" <<EOF2
-#!/bin/bash
-[[ \$* != *journal.jsonl ]] || {
-    lines=\$(( \$(<$BATS_TEST_TMPDIR/lines) + 1 ))
-    echo "\$lines" >$BATS_TEST_TMPDIR/lines
-    (( lines != $1 )) || kill -9 "\$PPID"
-}
-exec /usr/bin/sync "\$@"
-EOF2
-    chmod +x "$BATS_TEST_TMPDIR/bin/sync"
-}
-
-# What it leaves behind must hold no password either.
-killed() { TMPDIR=$BATS_TEST_TMPDIR PATH=$BATS_TEST_TMPDIR/bin:$PATH kong_shift "$@" >>"$BATS_TEST_TMPDIR/said" 2>&1; }
-
-no_password() { run grep -rlF -e '(touch x)' "$BATS_TEST_TMPDIR"; echo "$output"; [ "$status" -eq 1 ]; }
 
 names_of_y() { pg_psql -c "SELECT count(*) FROM pg_database WHERE datname LIKE 'kong y%$1'"; }
 
@@ -99,51 +79,44 @@ all_is_back() {
     [ "$(names_of_y Z)" = 3 ]
 }
 
-@test "rollback: what was written to Y only is told" {
-    kong_shift cp dual-cluster >/dev/null
-    sql_y "DELETE FROM consumers WHERE username = 'team-1'"
-    check 0 'CP Y took admin writes that X does not have' cp rollback
-    [[ $output == *'consumers has 2 rows instead of 3'* ]]
-}
-
-@test "rollback: DPs of X that hang on CP Y are told" {
-    kong_shift cp dual-cluster >/dev/null
-    sql_y "INSERT INTO clustering_data_planes (id, hostname, ip, last_seen, config_hash, ttl, version, sync_status)
-        VALUES (gen_random_uuid(), 'web-7', '127.0.0.1', now(), '0123456789abcdef0123456789abcdef', now() + interval '1 day',
-        '$X_VERSION', 'normal')"
-    check 0 "DPs of version $X_VERSION hang on CP Y: web-7" cp rollback
-}
-
-@test "rollback: a balancer that does not answer stops it before CP Y goes" {
+@test "rollback: what stands in its way, one after the other; what it tells on the way" {
+    local session
+    BEFORE=$(digest_x)
     kong_shift cp dual-cluster >/dev/null
     kong_shift weight 20 >/dev/null
+    cp "$CONF" "$BATS_TEST_TMPDIR/conf"
+
+    # a balancer that does not answer stops it before CP Y goes
     echo 'lb = http://127.0.0.1:1/shift' >>"$CONF"
     check 4 'CP Y must not go while requests go to its DPs' cp rollback
     [ "$(get weight .effective)" = 0 ]
     [ "$(get freeze .state)" = on ]
     curl -s -f -o /dev/null "http://127.0.0.1:${PORT[cp_y.admin]}/"
-}
+    cp "$BATS_TEST_TMPDIR/conf" "$CONF"
 
-@test "rollback: admin writes stay frozen while CP X does not answer" {
-    BEFORE=$(digest_x)
-    kong_shift cp dual-cluster >/dev/null
-    cp "$CONF" "$BATS_TEST_TMPDIR/conf"
+    # a database in use is not renamed; DPs of X that hang on CP Y are told
+    sql_y "INSERT INTO clustering_data_planes (id, hostname, ip, last_seen, config_hash, ttl, version, sync_status)
+        VALUES (gen_random_uuid(), 'web-7', '127.0.0.1', now(), '0123456789abcdef0123456789abcdef', now() + interval '1 day',
+        '$X_VERSION', 'normal')"
+    PGDATABASE=$Y_NAME pg_psql -c 'SELECT pg_sleep(60)' >/dev/null 2>&1 3>&- &
+    session=$!
+    check 3 'but is in use by kong_super (psql)' cp rollback
+    [[ $output == *"DPs of version $X_VERSION hang on CP Y: web-7"* ]]
+    [ "$(get freeze .state)" = on ]
+    kill "$session"
+    wait "$session" || true
+    pg_psql -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid()" >/dev/null
+
+    # what was written to Y only is told; admin writes stay frozen while CP X does not answer
+    sql_y "DELETE FROM consumers WHERE username = 'team-1'"
     set_conf x.admin "http://127.0.0.1:1"
     check 4 'start CP X, then run' cp rollback
+    [[ $output == *'CP Y took admin writes that X does not have'*'consumers has 2 rows instead of 3'* ]]
+    [[ $output == *'the earlier database is kept as'* ]]
     [ "$(get freeze .state)" = on ]
     cp "$BATS_TEST_TMPDIR/conf" "$CONF"
     check 0 'cp rollback was ended: x.admin' cp resume
     all_is_back
-}
-
-@test "rollback: a database in use is not renamed" {
-    kong_shift cp dual-cluster >/dev/null
-    PGDATABASE=$Y_NAME pg_psql -c 'SELECT pg_sleep(60)' >/dev/null 2>&1 3>&- &
-    check 3 'but is in use by kong_super (psql)' cp rollback
-    kill $!
-    wait $! || true
-    pg_psql -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid()" >/dev/null
-    check 0 'kept as' cp rollback
 }
 
 @test "rollback asks first" {
@@ -151,40 +124,6 @@ all_is_back() {
     [ "$status" -eq 3 ]
     [[ $output == *'add --yes'* ]]
     [ ! -e "$WORK" ]
-}
-
-@test "killed at every line of the journal: resume brings dual-cluster to the same end" {
-    local line
-    BEFORE=$(digest_x)
-    for line in {1..16}; do
-        world_reset
-        rm -rf "$WORK"
-        killer "$line"
-        killed cp dual-cluster && false
-        [ "$(<"$BATS_TEST_TMPDIR/lines")" = "$line" ]
-        check 0 '' cp status
-        if (( line < 16 )); then
-            check 0 'cp dual-cluster was interrupted' cp resume
-        else
-            check 0 'nothing to resume: cp dual-cluster came to its end' cp resume
-        fi
-        all_is_up
-    done
-    no_password
-}
-
-@test "killed at every line of the journal: resume brings rollback to the same end" {
-    local line
-    BEFORE=$(digest_x)
-    for line in {1..12}; do
-        kong_shift cp dual-cluster >/dev/null
-        killer "$line"
-        killed cp rollback && false
-        [ "$(<"$BATS_TEST_TMPDIR/lines")" = "$line" ]
-        check 0 'cp rollback' cp resume
-        all_is_back
-    done
-    no_password
 }
 
 @test "resume: nothing to resume; another run's words" {

@@ -30,7 +30,16 @@ world_folder() {
     RUN=$(mktemp -d /tmp/kong-shift-cli.XXXXXX)
     chmod 755 "$RUN"
     printf '%s' "$RUN" >"$BATS_FILE_TMPDIR/run"
+    # No other file that is run meanwhile has this one.
+    PASSWORD+=${RUN##*.}
     pick_ports shift dp
+}
+
+# A node takes its settings from the environment first; KONG_SHIFT_LONG is of the tests.
+world_environment() {
+    local long=${KONG_SHIFT_LONG-}
+    unset "${!KONG_@}"
+    [[ ! $long ]] || export KONG_SHIFT_LONG="$long"
 }
 
 # Only the load balancer: for what needs no Kong.
@@ -45,7 +54,7 @@ world_balancer() {
 world_start() {
     world_folder
     world_kong "$@"
-    unset "${!KONG_@}"
+    world_environment
     X_VERSION=$(node_version x)
     Y_VERSION=$(node_version y)
 
@@ -56,14 +65,31 @@ world_start() {
     write_cp_conf cp_x kong_x "$PASSWORD"
     write_cp_conf cp_y "$Y_NAME" "$PASSWORD"
     # shellcheck disable=SC2016
-    (umask 077 && printf '%s:*:*:kong:s3\:cr\\\\et $(touch x);'\''\n' "$PGHOST" localhost >"$RUN/passfile")
+    (umask 077 && printf '%s:*:*:kong:s3\:cr\\\\et $(touch x);'\''%s\n' "$PGHOST" "${RUN##*.}" localhost "${RUN##*.}" >"$RUN/passfile")
 
     kong_run x migrations bootstrap -c "$RUN/cp_x.conf"
     kong_run x start -c "$RUN/cp_x.conf" 3>&-
     wait_cp cp_x
     world_seed
     world_nginx
+    world_keep
     world_save
+}
+
+# What a test may change, and the next gets back.
+world_keep() {
+    mkdir -p "$RUN/kept"
+    cp "$RUN"/cp_?.conf "$RUN/cluster.crt" "$RUN/kept"
+    as_super pg_dump -Fc -f "$RUN/x.dump" kong_x
+    digest_x >"$RUN/x.digest"
+}
+
+# Nothing that Kong would take for a setting.
+world_environment() {
+    local name
+    for name in "${!KONG_@}"; do
+        [[ $name = KONG_SHIFT_LONG ]] || unset "$name"
+    done
 }
 
 # KONG_X and KONG_Y, unless a test wants other versions than they are.
@@ -124,7 +150,7 @@ EOF
 
 # bats runs each test in a process of its own: what it must know goes by file.
 world_save() {
-    declare -p RUN KONG PORT X_VERSION Y_VERSION PGHOST PGPORT PG_SUPERUSER PG_PASSFILE PG_DIR PG_BIN \
+    declare -p RUN PASSWORD KONG PORT X_VERSION Y_VERSION PGHOST PGPORT PG_SUPERUSER PG_PASSFILE PG_DIR PG_BIN \
         2>/dev/null | sed 's/^declare -\([^ ]*\)/declare -g\1/' | sed 's/-g-/-g/' >"$RUN/world"
 }
 
@@ -135,7 +161,9 @@ world_enter() {
     SHIFT=http://127.0.0.1:${PORT[shift]}/shift/shifts/kong
     WORK=$BATS_TEST_TMPDIR/work
     CONF=$BATS_TEST_TMPDIR/kong-shift.conf
-    unset "${!KONG_@}"
+    world_environment
+    # Not Debian's wrappers of psql and its like: they take longer than what they wrap.
+    [[ :$PATH: = *:${PG_BIN-}:* ]] || PATH=$PG_BIN:$PATH
 }
 
 # Before each test: X as it was, no Y, everything to the old pool.
@@ -143,7 +171,9 @@ world_reset() {
     world_enter
     if [[ -d $RUN/cp_y ]]; then stop_y; fi
     rm -rf "$RUN/cp_y"
+    cp "$RUN"/kept/* "$RUN"
     drop_y
+    x_is_as_it_was || x_again
     put freeze '{"state":"off"}'
     put gate '{"state":"closed"}'
     cat >"$CONF" <<EOF
@@ -172,11 +202,37 @@ world_stop() {
         # shellcheck source=/dev/null
         . "$run/world"
         [[ ! -d $RUN/cp_y ]] || stop_y
-        [[ ! -d $RUN/cp_x ]] || "${KONG[x]}" stop -p "$RUN/cp_x" >/dev/null 2>&1 || true
+        [[ ! -d $RUN/cp_x ]] || stop_x
         "$NGINX" -p "$RUN/nginx" -c nginx.conf -e logs/error.log -s stop 2>/dev/null || true
         pg_stop
     fi
     rm -rf "$run"
+}
+
+stop_x() {
+    "${KONG[x]}" stop -p "$RUN/cp_x" >/dev/null 2>&1 || true
+}
+
+x_answers() { curl -s -f -o /dev/null "http://127.0.0.1:${PORT[cp_x.admin]}/"; }
+
+x_is_as_it_was() {
+    local found
+    x_answers && [[ $(pg_psql -c "SELECT count(*) FROM pg_database WHERE datname LIKE 'kong_x%'") = 1 ]] || return 1
+    found=$(PGDATABASE=kong_x pg_psql -c 'DELETE FROM locks' -c 'DELETE FROM clustering_data_planes' -c "SELECT count(*) FROM pg_class
+        WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND NOT has_table_privilege('kong', oid, 'INSERT')") || return 1
+    [[ $found = 0 && $(digest_x) = "$(<"$RUN/x.digest")" ]]
+}
+
+# Its database anew.
+x_again() {
+    stop_x
+    pg_psql <<'SQL' >/dev/null
+SELECT format('DROP DATABASE %I WITH (FORCE)', datname) FROM pg_database WHERE datname LIKE 'kong_x%' \gexec
+CREATE DATABASE kong_x OWNER kong;
+SQL
+    as_super pg_restore -d kong_x "$RUN/x.dump"
+    node_start x cp_x 3>&-
+    wait_cp cp_x
 }
 
 stop_y() {
@@ -187,6 +243,7 @@ drop_y() {
     pg_psql <<'SQL' >/dev/null
 SELECT format('DROP DATABASE %I WITH (FORCE)', datname) FROM pg_database
 WHERE datname LIKE 'kong y%' \gexec
+ALTER ROLE kong CREATEDB NOSUPERUSER;
 SQL
 }
 
@@ -211,6 +268,28 @@ kong_shift() {
     "$ROOT/scripts/kong-shift" --config "$CONF" --yes "$@" </dev/null 3>&-
 }
 
+# watch_arguments: looks for the password in every process's arguments, until nothing_seen.
+watch_arguments() {
+    printf '%s\n' "$PASSWORD" >"$BATS_TEST_TMPDIR/pattern"
+    : >"$BATS_TEST_TMPDIR/seen"
+    {
+        SECONDS=0
+        while [[ ! -e $BATS_TEST_TMPDIR/watched && $SECONDS -lt 300 ]]; do
+            { grep -a -l -F -f "$BATS_TEST_TMPDIR/pattern" /proc/[0-9]*/cmdline 2>/dev/null || true; } \
+                | while IFS= read -r process; do { tr '\0' ' ' <"$process"; echo; } >>"$BATS_TEST_TMPDIR/seen" 2>/dev/null || true; done
+            sleep 0.02
+        done
+    } 3>&- &
+    WATCHER=$!
+}
+
+nothing_seen() {
+    touch "$BATS_TEST_TMPDIR/watched"
+    wait "$WATCHER"
+    cat "$BATS_TEST_TMPDIR/seen"
+    [ ! -s "$BATS_TEST_TMPDIR/seen" ]
+}
+
 # sql_x SQL, sql_y SQL: as the superuser.
 sql_x() { PGDATABASE=kong_x pg_psql -c "$1"; }
 sql_y() { PGDATABASE=$Y_NAME pg_psql -c "$1"; }
@@ -224,27 +303,14 @@ FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
 SQL
 }
 
-# in_place_world: after world_start; keeps a copy of the database of X.
-in_place_world() {
-    # shellcheck source=/dev/null
-    . "$(<"$BATS_FILE_TMPDIR/run")/world"
-    "${KONG[x]}" stop -p "$RUN/cp_x" >/dev/null
-    pg_psql -c 'CREATE DATABASE kong_kept TEMPLATE kong_x OWNER kong'
-    sed -i 's/^pg_database = .*/pg_database = kong_x/' "$RUN/cp_y.conf"
-}
+# as_super TOOL ARG...
+as_super() { PGHOST=$PGHOST PGPORT=$PGPORT PGUSER=$PG_SUPERUSER PGPASSFILE=$PG_PASSFILE "$PG_BIN/$1" "${@:2}"; }
 
 # in_place_reset: instead of world_reset; the settings mean in-place.
 in_place_reset() {
     Y_NAME=kong_x
-    world_enter
-    "${KONG[x]}" stop -p "$RUN/cp_x" >/dev/null 2>&1 || true
     world_reset
-    pg_psql <<'SQL' >/dev/null
-SELECT format('DROP DATABASE %I WITH (FORCE)', datname) FROM pg_database WHERE datname LIKE 'kong_x%' \gexec
-CREATE DATABASE kong_x TEMPLATE kong_kept OWNER kong;
-SQL
-    node_start x cp_x 3>&-
-    wait_cp cp_x
+    sed -i 's/^pg_database = .*/pg_database = kong_x/' "$RUN/cp_y.conf"
     set_conf x.prefix "$RUN/cp_x"
     sed -i '/^y.db.name/d' "$CONF"
 }

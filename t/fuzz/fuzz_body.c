@@ -24,7 +24,10 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         ngx_http_kong_shift_parse_weight,
         ngx_http_kong_shift_parse_gate,
         ngx_http_kong_shift_parse_freeze,
-        ngx_http_kong_shift_parse_abort
+        ngx_http_kong_shift_parse_abort,
+        ngx_http_kong_shift_parse_drain,
+        ngx_http_kong_shift_parse_lift,
+        ngx_http_kong_shift_parse_peer
     };
 
     /* of its own, so that the sanitizer sees a byte read too far */
@@ -46,6 +49,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             == NGX_OK)
         {
             if (change.weight > NGX_KONG_SHIFT_FULL
+                || change.rate > NGX_KONG_SHIFT_RATE_MAX
+                || change.deadline > NGX_KONG_SHIFT_DEADLINE_MAX
+                || change.on > 1 || change.forced > 1
                 || ngx_strlen(change.comment) >= sizeof(change.comment)
                 || ngx_strlen(change.evidence.journal)
                    >= sizeof(change.evidence.journal))

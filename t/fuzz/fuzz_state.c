@@ -12,6 +12,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 
 static void check(ngx_kong_shift_saved_t *saved, ngx_uint_t n);
+static void check_drains(ngx_kong_shift_state_t *st);
 
 
 /*
@@ -97,6 +98,8 @@ check(ngx_kong_shift_saved_t *saved, ngx_uint_t n)
     for (i = 0; i < n; i++) {
         st = &saved[i].state;
 
+        check_drains(st);
+
         if (st->weight > NGX_KONG_SHIFT_FULL
             || st->conf_weight > NGX_KONG_SHIFT_FULL
             || st->generation > NGX_KONG_SHIFT_GENERATION_MASK
@@ -124,4 +127,47 @@ check(ngx_kong_shift_saved_t *saved, ngx_uint_t n)
 
     free(text);
     ngx_destroy_pool(pool);
+}
+
+
+/* a pool that has a weight is never drained, and no peer is drained twice */
+
+static void
+check_drains(ngx_kong_shift_state_t *st)
+{
+    ngx_uint_t  i, j;
+
+    if ((st->drained[0] && st->weight != NGX_KONG_SHIFT_FULL)
+        || (st->drained[1] && st->weight != 0))
+    {
+        abort();
+    }
+
+    for (i = 0; i < 2; i++) {
+        if (st->drain_rate[i] > NGX_KONG_SHIFT_RATE_MAX
+            || st->drain_deadline[i] < 0
+            || (!st->drained[i] && (st->drain_rate[i]
+                                    || st->drain_deadline[i])))
+        {
+            abort();
+        }
+    }
+
+    for (i = 0; i < NGX_KONG_SHIFT_DRAINED; i++) {
+
+        if (ngx_strlen(st->peer[i].addr) >= NGX_KONG_SHIFT_ADDR_SIZE
+            || st->peer[i].pool > 1)
+        {
+            abort();
+        }
+
+        for (j = 0; j < i; j++) {
+            if (st->peer[i].addr[0]
+                && st->peer[i].pool == st->peer[j].pool
+                && ngx_strcmp(st->peer[i].addr, st->peer[j].addr) == 0)
+            {
+                abort();
+            }
+        }
+    }
 }

@@ -302,6 +302,7 @@ sub snapshot_of {
 
     my %s = %{ $r->{json} };
     delete $s{saved};
+    delete $_->{active} for values %{ $s{pools} };
 
     return \%s;
 }

@@ -38,6 +38,21 @@ static int  test_failed;
         }                                                                     \
     } while (0)
 
+/* the same numbers in every run, below n */
+
+static unsigned __attribute__((unused))
+test_random(unsigned n)
+{
+    static uint64_t  x = 88172645463325252ULL;
+
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^= x << 17;
+
+    return (unsigned) ((x >> 32) % n);
+}
+
+
 #define done()  return test_failed != 0
 
 

@@ -277,6 +277,200 @@ test_precedence(void)
 }
 
 
+/* every state that matters for who gets a request, by number */
+
+#define STATES  (3 << 5)
+
+static uint64_t
+state(unsigned n, unsigned *gated)
+{
+    uint32_t                weights[] = { 0, 500000, NGX_KONG_SHIFT_FULL };
+    ngx_kong_shift_state_t  st;
+
+    ngx_kong_shift_init_state(&st, weights[n >> 5], 0);
+
+    *gated = n & 1;
+    st.gate_open = (n >> 1) & 1;
+    st.aborted = (n >> 2) & 1;
+    st.drained[NGX_KONG_SHIFT_OLD] = (n >> 3) & 1;
+    st.drained[NGX_KONG_SHIFT_NEW] = (n >> 4) & 1;
+
+    return ngx_kong_shift_word(&st, n & 1);
+}
+
+
+/* old takes over unless drained; new only with gate, weight and no abort */
+
+static void
+test_may_take(void)
+{
+    unsigned  n, gated, empty, old, new;
+    uint64_t  w;
+
+    for (n = 0; n < STATES; n++) {
+
+        w = state(n, &gated);
+
+        old = !((n >> 3) & 1);
+        new = !((n >> 4) & 1) && !((n >> 2) & 1) && (!gated || ((n >> 1) & 1));
+
+        is(ngx_kong_shift_is_open(w, gated, NGX_KONG_SHIFT_OLD), old);
+        is(ngx_kong_shift_is_open(w, gated, NGX_KONG_SHIFT_NEW), new);
+
+        for (empty = 0; empty < 4; empty++) {
+            is(ngx_kong_shift_may_take(w, gated, NGX_KONG_SHIFT_OLD, empty),
+               old && !(empty & 1));
+            is(ngx_kong_shift_may_take(w, gated, NGX_KONG_SHIFT_NEW, empty),
+               new && (n >> 5) && !(empty & 2));
+        }
+    }
+}
+
+
+/*
+ * Every state with every override, key and set of empty pools: an override is
+ * obeyed or void, what falls to an empty pool goes to the other one only if
+ * that may take it, and a pool that is closed gets nothing handed over.
+ */
+
+static void
+test_fallback(unsigned n, unsigned empty, ngx_kong_shift_pool_e override,
+    const uint32_t *hash)
+{
+    unsigned                 gated;
+    uint64_t                 w, credit, other;
+    ngx_kong_shift_pool_e    first;
+    ngx_kong_shift_choice_t  c, plain;
+
+    w = state(n, &gated);
+    credit = 0;
+    other = 0;
+
+    c = ngx_kong_shift_choose(w, gated, empty, override, hash, &credit);
+
+    if (override != NGX_KONG_SHIFT_ANY
+        && ngx_kong_shift_is_open(w, gated, override))
+    {
+        is(c.pool, override);
+        is(c.reason, NGX_KONG_SHIFT_BY_OVERRIDE);
+        is(credit, 0);
+        return;
+    }
+
+    plain = ngx_kong_shift_choose(w, gated, 0, NGX_KONG_SHIFT_ANY, hash,
+                                  &other);
+    first = plain.pool;
+
+    is(plain.reason, hash ? NGX_KONG_SHIFT_BY_KEY : NGX_KONG_SHIFT_BY_WEIGHT);
+
+    /* who is handed over was counted before: the split stays exact */
+
+    is(credit, other);
+
+    if ((empty & (1 << first))
+        && ngx_kong_shift_may_take(w, gated, !first, empty))
+    {
+        is(c.pool, !first);
+        is(c.reason, NGX_KONG_SHIFT_BY_FALLBACK);
+        ok(ngx_kong_shift_is_open(w, gated, c.pool));
+        return;
+    }
+
+    is(c.pool, first);
+    is(c.reason, plain.reason);
+}
+
+
+static void
+test_fallbacks(void)
+{
+    int       override;
+    uint32_t  low = 0, high = 0xffffffff;
+    unsigned  n, empty;
+
+    for (n = 0; n < STATES; n++) {
+        for (empty = 0; empty < 4; empty++) {
+            for (override = 0; override <= NGX_KONG_SHIFT_ANY; override++) {
+                test_fallback(n, empty, (ngx_kong_shift_pool_e) override,
+                              NULL);
+                test_fallback(n, empty, (ngx_kong_shift_pool_e) override,
+                              &low);
+                test_fallback(n, empty, (ngx_kong_shift_pool_e) override,
+                              &high);
+            }
+        }
+    }
+}
+
+
+/* the cases an operator meets, by name */
+
+static void
+test_handed_over(void)
+{
+    uint64_t                 credit = 0, w;
+    unsigned                 i, new, fallback;
+    ngx_kong_shift_state_t   st;
+    ngx_kong_shift_choice_t  c;
+
+    ngx_kong_shift_init_state(&st, 100000, 0);
+    w = ngx_kong_shift_word(&st, 0);
+
+    /* 90/10 with an empty new: all to old, and a tenth of it says why */
+
+    fallback = 0;
+
+    for (i = 0; i < 1000; i++) {
+        c = ngx_kong_shift_choose(w, 0, 1 << NGX_KONG_SHIFT_NEW,
+                                  NGX_KONG_SHIFT_ANY, NULL, &credit);
+        is(c.pool, NGX_KONG_SHIFT_OLD);
+        fallback += (c.reason == NGX_KONG_SHIFT_BY_FALLBACK);
+    }
+
+    is(fallback, 100);
+
+    /* an empty old: all to new */
+
+    new = 0;
+    fallback = 0;
+
+    for (i = 0; i < 1000; i++) {
+        c = ngx_kong_shift_choose(w, 0, 1 << NGX_KONG_SHIFT_OLD,
+                                  NGX_KONG_SHIFT_ANY, NULL, &credit);
+        new += (c.pool == NGX_KONG_SHIFT_NEW);
+        fallback += (c.reason == NGX_KONG_SHIFT_BY_FALLBACK);
+    }
+
+    is(new, 1000);
+    is(fallback, 900);
+
+    /* but not at weight 0, when new is for nobody */
+
+    st.weight = 0;
+    w = ngx_kong_shift_word(&st, 0);
+    c = ngx_kong_shift_choose(w, 0, 1 << NGX_KONG_SHIFT_OLD,
+                              NGX_KONG_SHIFT_ANY, NULL, &credit);
+    is(c.pool, NGX_KONG_SHIFT_OLD);
+    is(c.reason, NGX_KONG_SHIFT_BY_WEIGHT);
+
+    /* all to new, old drained: an empty new keeps what it has */
+
+    st.weight = NGX_KONG_SHIFT_FULL;
+    st.drained[NGX_KONG_SHIFT_OLD] = 1;
+    w = ngx_kong_shift_word(&st, 0);
+    c = ngx_kong_shift_choose(w, 0, 1 << NGX_KONG_SHIFT_NEW,
+                              NGX_KONG_SHIFT_ANY, NULL, &credit);
+    is(c.pool, NGX_KONG_SHIFT_NEW);
+    is(c.reason, NGX_KONG_SHIFT_BY_WEIGHT);
+
+    /* and an override to old is void */
+
+    c = ngx_kong_shift_choose(w, 0, 0, NGX_KONG_SHIFT_OLD, NULL, &credit);
+    is(c.pool, NGX_KONG_SHIFT_NEW);
+    is(c.reason, NGX_KONG_SHIFT_BY_WEIGHT);
+}
+
+
 int
 main(void)
 {
@@ -293,6 +487,9 @@ main(void)
     test_threads();
     test_monotone();
     test_precedence();
+    test_may_take();
+    test_fallbacks();
+    test_handed_over();
 
     done();
 }

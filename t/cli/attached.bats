@@ -1,0 +1,69 @@
+#!/usr/bin/env bats
+#
+# kong-shift cp attached: DPs of X that were let on CP Y, in-place.
+
+# shellcheck disable=SC2016,SC2030,SC2031,SC2119,SC2154
+
+setup_file() {
+    . "$BATS_TEST_DIRNAME/world.bash"
+    if [[ ${KONG_X-} && ${KONG_Y-} ]]; then world_start; else world_start 3.5.0 3.6.1; fi
+    in_place_world
+}
+setup() {
+    . "$BATS_TEST_DIRNAME/world.bash"
+    in_place_reset
+    [[ ${X_VERSION%%.*} = "${Y_VERSION%%.*}" ]] || skip 'see major.bats'
+    set_conf attach_timeout 1
+}
+teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
+
+readonly ONE=11111111-1111-1111-1111-111111111111 TWO=22222222-2222-2222-2222-222222222222
+
+# check CODE TEXT ARG...
+check() {
+    local code=$1 text=$2
+    shift 2
+    run kong_shift "$@"
+    echo "$* ($status): $output"
+    [ "$status" -eq "$code" ]
+    [[ $output == *"$text"* ]]
+}
+
+row() {
+    sql_x "INSERT INTO clustering_data_planes (id, hostname, ip, last_seen, config_hash, ttl, version, sync_status)
+        VALUES ('$1', '$2', '127.0.0.1', now(), '0123456789abcdef0123456789abcdef', now() + interval '1 day', '$X_VERSION', 'normal')"
+}
+
+# hears ID HASH [SYNC_STATUS]: CP Y does, from that DP.
+hears() {
+    sql_x "UPDATE clustering_data_planes SET last_seen = now(), config_hash = '$2', sync_status = '${3:-normal}' WHERE id = '$1'"
+}
+
+@test "in-place: every DP that CP X had must have come, with one configuration that is not empty" {
+    local hash=abcdefabcdefabcdefabcdefabcdefab zeros=00000000000000000000000000000000
+    check 3 'there is no dump' cp attached
+    row "$ONE" web-1
+    row "$TWO" web-2
+    check 0 '' cp in-place
+    # The rows are those of CP X.
+    check 3 "DP web-1 ($ONE, $X_VERSION) has not come; DP web-2" cp attached
+    [[ $output == *'(setting attach_timeout); to detach: close cluster_listen of CP Y to them again'*'cp rollback'* ]]
+    hears "$ONE" "$hash"
+    check 3 "DP web-2 ($TWO, $X_VERSION) has not come, after 1 s" cp attached
+    hears "$TWO" "$zeros"
+    check 3 "DP web-2 ($TWO, $X_VERSION) is no config" cp attached
+    hears "$TWO" "$hash" plugin_set_incompatible
+    check 3 'is frozen, on old config, gets no other' cp attached
+    hears "$TWO" 0123456789abcdef0123456789abcdef
+    check 3 'have different configs' cp attached
+    hears "$ONE" "$hash"
+    hears "$TWO" "$hash"
+    check 0 '2 DPs of X have what CP Y sends' cp attached
+    jq -es --arg hash "$hash" 'last | .step == "attached" and .result == "done" and .config_hash == $hash' "$WORK/journal.jsonl"
+    sql_x "DELETE FROM clustering_data_planes WHERE id = '$ONE'"
+    check 3 "DP web-1 ($ONE) is not on it" cp attached
+
+    # The way back tells that the old pool has something else by now.
+    kong_shift weight 5 >/dev/null
+    check 0 "X also changed configuration: web-2 ($TWO) of the old pool hang on CP Y" cp rollback
+}
