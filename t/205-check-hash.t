@@ -25,7 +25,7 @@ my %conf = (workers => 2, weight => 100, pools => <<"EOC");
 EOC
 
 my $front = $t->front(%conf,
-    extra => 'kong_shift_check pool=new config_hash=on interval=300ms;');
+    extra => 'kong_shift_check pool=new config_hash=on interval=600ms;');
 ok($front->start, 'nginx starts') or BAIL_OUT($front->{start_output});
 
 # which get requests, within a while
@@ -38,7 +38,7 @@ sub used {
         $got = join ' ', sort keys %{ $r->{pool} };
         $got .= " failed $r->{failed}" if $r->{failed};
         return $got eq $want;
-    }, 10);
+    }, 25);
 
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     is($got, $want, $name) or diag($front->error_log =~ s/.*keepalive conn.*\n//gr);
@@ -46,12 +46,15 @@ sub used {
 
 sub set { my ($mode, @dp) = @_; $dp{$_}->set(status => $mode) for @dp }
 
-sub reason {
-    my ($dp) = @_;
+# among others, such as that a busy machine did not answer in time
+sub told {
+    my ($dp, $why) = @_;
     my $addr = $dp{$dp}->addr;
     my @r = $front->error_log =~ /new \Q$addr\E is not ready: (.*)/g;
 
-    return $r[-1];
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    ok((grep { ref $why ? $_ =~ $why : $_ eq $why } @r), 'and why')
+        or diag(join "\n", @r);
 }
 
 used('new1 new2 new3', 'one hash of all: all are ready');
@@ -59,7 +62,7 @@ like($dp{new1}->last_request, qr{\AGET /status HTTP/1\.0\n}, 'what is asked for'
 
 set("hash=$zero", 'new2');
 used('new1 new3', 'a zero hash: not ready');
-is(reason('new2'), 'configuration_hash is zero', 'and why');
+told('new2', 'configuration_hash is zero');
 
 set("hash=$b", 'new2');
 sleep 1;
@@ -70,8 +73,7 @@ used('new1 new2 new3', 'the same again: ready');
 
 set("hash=$b", 'new1');
 used('new2 new3', 'the first has another one');
-is(reason('new1'), 'configuration_hash is another than that of most peers',
-    'and why');
+told('new1', 'configuration_hash is another than that of most peers');
 
 set("hash=$b", 'new2');
 used('new1 new2', 'most have the other one');
@@ -95,20 +97,20 @@ for (['{"database":{}}', 'no configuration_hash in the answer of /status'],
 
     set("HTTP/1.1 200 OK\r\nContent-Length: $length\r\n\r\n$body", 'new3');
     used('new1 new2', substr("body $body", 0, 60));
-    is(reason('new3'), $why, 'and why');
+    told('new3', $why);
     set("hash=$b", 'new3');
     used('new1 new2 new3', 'ready again');
 }
 
 set("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}", 'new3');
 used('new1 new2', 'a body that is cut');
-like(reason('new3'), qr/connection closed before the answer was complete/, 'and why');
+told('new3', qr/connection closed before the answer was complete/);
 set("hash=$b", 'new3');
 used('new1 new2 new3', 'ready again');
 
 set('long-body', 'new3');
 used('new1 new2', 'an endless body');
-is(reason('new3'), 'answer is too long', 'and why');
+told('new3', 'answer is too long');
 
 # a long one that is all right, with and without its length
 my $long = '{"configuration_hash":"' . uc($b) . '","x":"' . 'x' x 60_000 . '"}';
@@ -122,19 +124,19 @@ used('new1 new2 new3', '60,000 bytes and so says the header');
 # a configuration that changes all the time is no reason to drop anybody
 set("hash=$a", @new);
 used('new1 new2 new3', 'all are ready');
-my $n = () = $front->error_log =~ /is not ready/g;
-for (1 .. 40) {
+my $n = () = $front->error_log =~ /another than that of most/g;
+for (1 .. 60) {
     set(sprintf('hash=%032x', $_ + 100), @new);
     sleep 0.1;
 }
-my $more = () = $front->error_log =~ /is not ready/g;
-is($more, $n, 'the hash of all changes often: all are ready all the time')
+my $more = () = $front->error_log =~ /another than that of most/g;
+is($more, $n, 'the hash of all changes often: none is another than most')
     or diag($front->error_log);
 
 # with a uri both have to pass
 set("hash=$a", @new);
 $front->set($t->front_conf(%conf, extra => 'kong_shift_check pool=new '
-    . 'config_hash=on uri=/status/ready interval=300ms;'), '');
+    . 'config_hash=on uri=/status/ready interval=600ms;'), '');
 ok($front->reload, 'config_hash=on and uri=');
 used('new1 new2 new3', 'both pass');
 my @asked = map { /GET (\S+)/ } split /\n/,
@@ -142,7 +144,7 @@ my @asked = map { /GET (\S+)/ } split /\n/,
 is(join(' ', sort @asked[-2, -1]), '/status /status/ready', 'both are asked for');
 set('not', 'new2');
 used('new1 new3', 'the uri does not');
-like(reason('new2'), qr/^503: no configuration available/, 'and why');
+told('new2', qr/^503: no configuration available/);
 set("hash=$zero", 'new2');
 sleep 1;
 used('new1 new3', 'the hash does not');
@@ -156,7 +158,7 @@ set(qq(HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n)
     . qq("pid":1}],"lua_shared_dicts":{}},"configuration_hash":"$a",)
     . qq("server":{"connections_active":1}}), 'new1');
 $front->set($t->front_conf(%conf,
-    extra => 'kong_shift_check pool=new config_hash=on interval=300ms;'), '');
+    extra => 'kong_shift_check pool=new config_hash=on interval=600ms;'), '');
 ok($front->reload, 'config_hash=on');
 sleep 1;
 used('new1 new2 new3', 'an answer of Kong 2.8');
