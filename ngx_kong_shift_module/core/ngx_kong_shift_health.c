@@ -57,11 +57,13 @@ ngx_kong_shift_ramp(const ngx_kong_shift_health_t *h, uint64_t slow_start,
 {
     uint64_t  passed;
 
-    if (h->since == 0 || slow_start == 0 || now < h->since) {
+    if (h->since == 0 || slow_start == 0) {
         return 100;
     }
 
-    passed = now - h->since;
+    /* the clocks of two workers are a little apart */
+
+    passed = (now > h->since) ? now - h->since : 0;
 
     if (passed >= slow_start) {
         return 100;

@@ -20,6 +20,10 @@ extern ngx_module_t  ngx_http_kong_shift_module;
 
 #define NGX_HTTP_KONG_SHIFT_BODY   (64 * 1024)
 
+/* in "down" of nginx: not ready or drained; "down" itself is 1 */
+
+#define NGX_HTTP_KONG_SHIFT_DOWN   0x10000
+
 
 /* how the peers of one pool are checked; times in milliseconds */
 
@@ -60,6 +64,18 @@ typedef struct {
     ngx_uint_t                     dynamic;    /* names come and go */
 } ngx_http_kong_shift_places_t;
 
+
+/* "zone" defines these of nginx, and must be built in */
+
+#if (NGX_HTTP_UPSTREAM_ZONE)
+#define ngx_http_kong_shift_lock(peers)                                       \
+    ngx_http_upstream_rr_peers_rlock(peers)
+#define ngx_http_kong_shift_unlock(peers)                                     \
+    ngx_http_upstream_rr_peers_unlock(peers)
+#else
+#define ngx_http_kong_shift_lock(peers)
+#define ngx_http_kong_shift_unlock(peers)
+#endif
 
 #define NGX_HTTP_KONG_SHIFT_NO_PLACE  NGX_KONG_SHIFT_PEERS
 
@@ -115,6 +131,7 @@ typedef struct {
 
 typedef struct {
     ngx_array_t                    freezes;    /* loc confs to resolve */
+    void                          *checks;     /* of this process */
 } ngx_http_kong_shift_main_conf_t;
 
 
@@ -194,6 +211,13 @@ struct ngx_http_kong_shift_resource_s {
 };
 
 
+/* module */
+
+/* Remembers where a directive was that needs "kong_shift" beside it. */
+void ngx_http_kong_shift_note(ngx_conf_t *cf,
+    ngx_http_kong_shift_srv_conf_t *kscf, const char *directive);
+
+
 /* upstream */
 
 /* Checks the configuration when all of it is known. */
@@ -210,13 +234,21 @@ ngx_int_t ngx_http_kong_shift_init_upstream(ngx_conf_t *cf,
 ngx_int_t ngx_http_kong_shift_init_peer(ngx_http_request_t *r,
     ngx_http_upstream_srv_conf_t *us);
 
-/* peers */
+
+/* places */
 
 /*
  * Gives the peers of both pools their places in shared memory, and takes over
  * what was known of them; in the master, after all zones are there.
  */
 ngx_int_t ngx_http_kong_shift_init_places(ngx_cycle_t *cycle);
+
+/*
+ * Gives places to the peers of names that are resolved, as these come and go;
+ * not under the mutex.
+ */
+void ngx_http_kong_shift_update_places(ngx_http_kong_shift_srv_conf_t *kscf,
+    ngx_kong_shift_pool_e pool);
 
 /*
  * The place of a peer by the name nginx has for it, or
@@ -226,6 +258,29 @@ ngx_uint_t ngx_http_kong_shift_find_place(
     ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_pool_e pool,
     ngx_str_t *name);
 
+/* The same by the text of the name. */
+ngx_uint_t ngx_http_kong_shift_find_addr(ngx_kong_shift_record_t *rec,
+    ngx_kong_shift_pool_e pool, ngx_str_t *name);
+
+ngx_uint_t ngx_http_kong_shift_is_addr(ngx_kong_shift_peer_t *peer,
+    ngx_str_t *name);
+
+/* Whether the peers of a pool are in shared memory ("zone"). */
+ngx_uint_t ngx_http_kong_shift_is_shared(ngx_http_upstream_srv_conf_t *us);
+
+/*
+ * Whether they come and go, as those of a name that is resolved; each list of
+ * peers is then to be locked.
+ */
+ngx_uint_t ngx_http_kong_shift_is_dynamic(
+    ngx_http_upstream_rr_peers_t *peers);
+
+
+/* peers */
+
+/* Makes the weights fine enough for a slow start. */
+void ngx_http_kong_shift_scale(ngx_http_upstream_rr_peers_t *peers);
+
 /*
  * Makes nginx use, in all workers, those peers that are ready and not drained,
  * and notes what follows for the pools.  It may be called at any time by any
@@ -233,14 +288,165 @@ ngx_uint_t ngx_http_kong_shift_find_place(
  */
 void ngx_http_kong_shift_refresh(ngx_kong_shift_t *shift);
 
-/* Whether the peers of a pool are in shared memory ("zone"). */
-ngx_uint_t ngx_http_kong_shift_is_shared(ngx_http_upstream_srv_conf_t *us);
+/*
+ * Of a worker on its way out, whose peers are not those of the workers that
+ * check: makes it use what these have found.
+ */
+void ngx_http_kong_shift_follow(ngx_kong_shift_t *shift);
 
 
 /* check */
 
 /* Starts what checks the peers, in each worker; only one at a time does it. */
 ngx_int_t ngx_http_kong_shift_init_checks(ngx_cycle_t *cycle);
+
+
+void ngx_http_kong_shift_end_checks(ngx_cycle_t *cycle);
+
+
+/* check_conf */
+
+char *ngx_http_kong_shift_check(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+
+/* What a check asks of its pools; these are known. */
+ngx_int_t ngx_http_kong_shift_verify_checks(ngx_conf_t *cf,
+    ngx_http_upstream_srv_conf_t *us, ngx_http_kong_shift_srv_conf_t *kscf);
+
+
+/* probe: one check of one peer, which is one request or two */
+
+typedef struct ngx_http_kong_shift_probe_s  ngx_http_kong_shift_probe_t;
+
+typedef void (*ngx_http_kong_shift_probe_pt)(
+    ngx_http_kong_shift_probe_t *probe);
+
+
+typedef enum {
+    NGX_HTTP_KONG_SHIFT_PROBE_IDLE = 0,
+    NGX_HTTP_KONG_SHIFT_PROBE_CONNECT,
+    NGX_HTTP_KONG_SHIFT_PROBE_HANDSHAKE,
+    NGX_HTTP_KONG_SHIFT_PROBE_SEND,
+    NGX_HTTP_KONG_SHIFT_PROBE_STATUS,
+    NGX_HTTP_KONG_SHIFT_PROBE_HEADER,
+    NGX_HTTP_KONG_SHIFT_PROBE_BODY
+} ngx_http_kong_shift_probe_e;
+
+
+struct ngx_http_kong_shift_probe_s {
+    /* set by the caller; the memory lives as long as a probe is under way */
+
+    ngx_http_kong_shift_check_t   *check;
+    ngx_sockaddr_t                 sockaddr;
+    socklen_t                      socklen;
+    ngx_str_t                      name;       /* of the address */
+
+    ngx_log_t                     *log;
+    ngx_http_kong_shift_probe_pt   handler;
+    void                          *data;
+
+    /*
+     * The outcome: NGX_OK, NGX_ERROR with a reason, or NGX_DECLINED when
+     * nothing can be said of the peer.
+     */
+
+    ngx_int_t                      rc;
+    char                           reason[NGX_KONG_SHIFT_REASON_SIZE];
+    char                           hash[NGX_KONG_SHIFT_HASH_SIZE];
+
+    /* private */
+
+    ngx_http_kong_shift_probe_e    step;
+    ngx_uint_t                     hashing;    /* the request for the hash */
+    ngx_peer_connection_t          peer;
+    ngx_pool_t                    *pool;
+    ngx_event_t                    timer;
+    ngx_connection_t               dumb;       /* what its data must be */
+    ngx_buf_t                     *request;
+    ngx_buf_t                     *answer;
+    ngx_http_request_t            *parser;
+    ngx_http_status_t              status;
+    off_t                          length;     /* of the body; -1: to the end */
+    ngx_uint_t                     chunked;
+};
+
+
+/* The handler is called once, perhaps at once, unless it is stopped. */
+void ngx_http_kong_shift_start_probe(ngx_http_kong_shift_probe_t *probe);
+
+/* Ends it as one that has timed out. */
+void ngx_http_kong_shift_expire_probe(ngx_http_kong_shift_probe_t *probe);
+
+/* Ends it without a result and without a call. */
+void ngx_http_kong_shift_stop_probe(ngx_http_kong_shift_probe_t *probe);
+
+
+/* answer: what a probe reads */
+
+/*
+ * Reads what is in probe->answer.  NGX_AGAIN; NGX_OK when the whole answer, or
+ * all that is needed of it, is there; NGX_ERROR with a reason.
+ */
+ngx_int_t ngx_http_kong_shift_parse_answer(
+    ngx_http_kong_shift_probe_t *probe);
+
+/* Makes room for more of a body; NGX_ERROR when it is too long. */
+ngx_int_t ngx_http_kong_shift_grow(ngx_http_kong_shift_probe_t *probe);
+
+/* NGX_OK with probe->hash, or NGX_ERROR with a reason. */
+ngx_int_t ngx_http_kong_shift_read_hash(ngx_http_kong_shift_probe_t *probe);
+
+/* Makes "503: what the answer says" the reason. */
+void ngx_http_kong_shift_set_status_reason(
+    ngx_http_kong_shift_probe_t *probe);
+
+
+/* check: the checks of this process */
+
+typedef struct ngx_http_kong_shift_server_s  ngx_http_kong_shift_server_t;
+
+typedef struct {
+    ngx_kong_shift_conf_t           *kcf;
+    ngx_event_t                      event;
+    ngx_connection_t                 dumb;     /* what its data must be */
+    ngx_log_t                        log;
+    ngx_http_kong_shift_server_t    *targets;
+    ngx_uint_t                       checking; /* unsigned  checking:1; */
+} ngx_http_kong_shift_checks_t;
+
+
+/* a peer that is checked */
+
+struct ngx_http_kong_shift_server_s {
+    ngx_http_kong_shift_server_t    *next;
+    ngx_http_kong_shift_checks_t    *checks;
+    ngx_http_kong_shift_srv_conf_t  *kscf;
+    ngx_kong_shift_pool_e            pool;
+    ngx_uint_t                       place;
+    ngx_event_t                      timer;    /* the next check */
+    ngx_connection_t                 dumb;
+    ngx_uint_t                       busy;     /* a check is under way */
+    ngx_uint_t                       waiting;  /* with a hash, for others */
+    ngx_uint_t                       seen;
+    ngx_http_kong_shift_probe_t      probe;
+    u_char                           name[NGX_KONG_SHIFT_ADDR_SIZE];
+};
+
+
+/*
+ * Whether this worker is the one to check; not so when another one has taken
+ * over, or may do so at any time.
+ */
+ngx_uint_t ngx_http_kong_shift_holds(ngx_http_kong_shift_checks_t *checks);
+
+
+/* judge */
+
+/* The handler of a probe. */
+void ngx_http_kong_shift_checked(ngx_http_kong_shift_probe_t *probe);
+
+/* Makes what a probe has found count. */
+void ngx_http_kong_shift_judge(ngx_http_kong_shift_server_t *target);
 
 
 /* census */

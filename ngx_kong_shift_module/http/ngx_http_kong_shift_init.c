@@ -66,6 +66,23 @@ ngx_http_kong_shift_init(ngx_conf_t *cf)
         return NGX_ERROR;
     }
 
+    for (i = 0; i < umcf->upstreams.nelts; i++) {
+
+        if (uscfp[i]->srv_conf == NULL) {
+            continue;
+        }
+
+        kscf = ngx_http_conf_upstream_srv_conf(uscfp[i],
+                                               ngx_http_kong_shift_module);
+
+        if (kscf->shift
+            && ngx_http_kong_shift_verify_checks(cf, uscfp[i], kscf)
+               != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+    }
+
     return ngx_http_kong_shift_init_freezes(cf, umcf, ksmcf);
 }
 

@@ -15,8 +15,6 @@ static char *ngx_http_kong_shift_merge_loc_conf(ngx_conf_t *cf, void *parent,
 
 static ngx_int_t ngx_http_kong_shift_merge_api(ngx_conf_t *cf,
     ngx_http_kong_shift_loc_conf_t *conf);
-static void ngx_http_kong_shift_note(ngx_conf_t *cf,
-    ngx_http_kong_shift_srv_conf_t *kscf, const char *directive);
 
 static char *ngx_http_kong_shift(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
@@ -75,6 +73,13 @@ static ngx_command_t  ngx_http_kong_shift_commands[] = {
       offsetof(ngx_http_kong_shift_srv_conf_t, rescue),
       NULL },
 
+    { ngx_string("kong_shift_check"),
+      NGX_HTTP_UPS_CONF|NGX_CONF_ANY,
+      ngx_http_kong_shift_check,
+      NGX_HTTP_SRV_CONF_OFFSET,
+      0,
+      NULL },
+
     { ngx_string("kong_shift_api"),
       NGX_HTTP_LOC_CONF|NGX_CONF_NOARGS|NGX_CONF_TAKE1,
       ngx_http_kong_shift_api,
@@ -118,7 +123,7 @@ ngx_module_t  ngx_http_kong_shift_module = {
     ngx_http_kong_shift_init_process,      /* init process */
     NULL,                                  /* init thread */
     NULL,                                  /* exit thread */
-    NULL,                                  /* exit process */
+    ngx_http_kong_shift_end_checks,        /* exit process */
     NULL,                                  /* exit master */
     NGX_MODULE_V1_PADDING
 };
@@ -281,7 +286,7 @@ ngx_http_kong_shift_merge_api(ngx_conf_t *cf,
 }
 
 
-static void
+void
 ngx_http_kong_shift_note(ngx_conf_t *cf, ngx_http_kong_shift_srv_conf_t *kscf,
     const char *directive)
 {

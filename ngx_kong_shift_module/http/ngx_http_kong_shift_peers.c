@@ -7,23 +7,11 @@
 #include "ngx_http_kong_shift.h"
 
 
-/* in "down" of nginx: not ready or drained; "down" itself is 1 */
-
-#define NGX_HTTP_KONG_SHIFT_DOWN   0x10000
-
 /* a slow start needs steps between 0 and the usual weight of 1 */
 
 #define NGX_HTTP_KONG_SHIFT_SCALE  100
 
 
-static ngx_int_t ngx_http_kong_shift_init_pool_places(ngx_cycle_t *cycle,
-    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_pool_e pool);
-static ngx_uint_t ngx_http_kong_shift_take_place(
-    ngx_kong_shift_record_t *rec, ngx_kong_shift_pool_e pool,
-    ngx_str_t *name);
-static ngx_uint_t ngx_http_kong_shift_find_addr(ngx_kong_shift_record_t *rec,
-    ngx_kong_shift_pool_e pool, ngx_str_t *name);
-static void ngx_http_kong_shift_scale(ngx_http_upstream_rr_peers_t *peers);
 static void ngx_http_kong_shift_refresh_drained(ngx_kong_shift_record_t *rec);
 static void ngx_http_kong_shift_see_pools(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_t *shift, unsigned empty, unsigned fail_open);
@@ -32,238 +20,9 @@ static void ngx_http_kong_shift_refresh_pool(
     ngx_uint_t unchecked);
 static void ngx_http_kong_shift_refresh_peer(
     ngx_http_upstream_rr_peer_t *peer, ngx_uint_t usable, ngx_int_t weight);
-static ngx_uint_t ngx_http_kong_shift_is_dynamic(
-    ngx_http_upstream_rr_peers_t *peers);
-static void ngx_http_kong_shift_lock(ngx_http_upstream_rr_peers_t *peers);
-static void ngx_http_kong_shift_unlock(ngx_http_upstream_rr_peers_t *peers);
 
 
-ngx_int_t
-ngx_http_kong_shift_init_places(ngx_cycle_t *cycle)
-{
-    ngx_uint_t                       i;
-    ngx_http_upstream_srv_conf_t   **uscfp;
-    ngx_http_upstream_main_conf_t   *umcf;
-    ngx_http_kong_shift_srv_conf_t  *kscf;
-
-    umcf = ngx_http_cycle_get_module_main_conf(cycle,
-                                               ngx_http_upstream_module);
-    if (umcf == NULL) {
-        return NGX_OK;
-    }
-
-    uscfp = umcf->upstreams.elts;
-
-    for (i = 0; i < umcf->upstreams.nelts; i++) {
-
-        if (uscfp[i]->srv_conf == NULL) {
-            continue;
-        }
-
-        kscf = ngx_http_conf_upstream_srv_conf(uscfp[i],
-                                               ngx_http_kong_shift_module);
-
-        if (kscf->shift == NULL) {
-            continue;
-        }
-
-        if (ngx_http_kong_shift_init_pool_places(cycle, kscf,
-                                                 NGX_KONG_SHIFT_OLD)
-            != NGX_OK
-            || ngx_http_kong_shift_init_pool_places(cycle, kscf,
-                                                    NGX_KONG_SHIFT_NEW)
-               != NGX_OK)
-        {
-            return NGX_ERROR;
-        }
-
-        kscf->conf = (ngx_kong_shift_conf_t *)
-                         ngx_get_conf(cycle->conf_ctx, ngx_kong_shift_module);
-        kscf->record = kscf->shift->record;
-        kscf->census = &kscf->record->census[kscf->conf->row];
-        kscf->shift->refresh = ngx_http_kong_shift_refresh;
-        kscf->shift->data = kscf;
-
-        /* what was known before a reload holds from the first request on */
-
-        ngx_http_kong_shift_refresh(kscf->shift);
-    }
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_http_kong_shift_init_pool_places(ngx_cycle_t *cycle,
-    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_pool_e pool)
-{
-    ngx_uint_t                     i, n;
-    ngx_kong_shift_conf_t         *kcf;
-    ngx_kong_shift_peer_t         *known;
-    ngx_kong_shift_record_t       *rec;
-    ngx_http_kong_shift_place_t   *place;
-    ngx_http_upstream_rr_peer_t   *peer;
-    ngx_http_upstream_rr_peers_t  *peers, *first;
-
-    kcf = (ngx_kong_shift_conf_t *) ngx_get_conf(cycle->conf_ctx,
-                                                 ngx_kong_shift_module);
-    rec = kscf->shift->record;
-    first = kscf->pool[pool]->peer.data;
-    n = 0;
-
-    for (peers = first; peers; peers = peers->next) {
-        for (peer = peers->peer; peer; peer = peer->next) {
-            n++;
-        }
-    }
-
-    /* one more, without a name: the first is looked at in any case */
-
-    kscf->places[pool].elts = ngx_pcalloc(cycle->pool,
-                               (n + 1) * sizeof(ngx_http_kong_shift_place_t));
-    if (kscf->places[pool].elts == NULL) {
-        return NGX_ERROR;
-    }
-
-    kscf->places[pool].dynamic = ngx_http_kong_shift_is_dynamic(first);
-
-    if (kscf->check[pool].slow_start) {
-        ngx_http_kong_shift_scale(first);
-    }
-
-    ngx_shmtx_lock(&kcf->shpool->mutex);
-
-    for (i = 0; i < NGX_KONG_SHIFT_PEERS; i++) {
-        rec->pool[pool].peer[i].configured = 0;
-    }
-
-    for (peers = first; peers; peers = peers->next) {
-        for (peer = peers->peer; peer; peer = peer->next) {
-
-            place = &kscf->places[pool].elts[kscf->places[pool].nelts++];
-
-            place->name = kscf->places[pool].dynamic ? NULL : &peer->name;
-            place->weight = peer->weight;
-            place->place = ngx_http_kong_shift_take_place(rec, pool,
-                                                          &peer->name);
-
-            if (place->place == NGX_HTTP_KONG_SHIFT_NO_PLACE) {
-                continue;
-            }
-
-            known = &rec->pool[pool].peer[place->place];
-
-            known->down = (peer->down & ~NGX_HTTP_KONG_SHIFT_DOWN) != 0;
-            known->backup = (peers != first);
-        }
-    }
-
-    ngx_shmtx_unlock(&kcf->shpool->mutex);
-
-    return NGX_OK;
-}
-
-
-/*
- * A peer that was known keeps its place.  Old workers may still count at the
- * place of one that is gone, so it is the last to be given away.
- */
-
-static ngx_uint_t
-ngx_http_kong_shift_take_place(ngx_kong_shift_record_t *rec,
-    ngx_kong_shift_pool_e pool, ngx_str_t *name)
-{
-    ngx_uint_t              i, spare;
-    ngx_kong_shift_peer_t  *peer;
-
-    i = ngx_http_kong_shift_find_addr(rec, pool, name);
-
-    if (i != NGX_HTTP_KONG_SHIFT_NO_PLACE) {
-        rec->pool[pool].peer[i].configured = 1;
-        return i;
-    }
-
-    if (name->len >= NGX_KONG_SHIFT_ADDR_SIZE) {
-        return NGX_HTTP_KONG_SHIFT_NO_PLACE;
-    }
-
-    spare = NGX_HTTP_KONG_SHIFT_NO_PLACE;
-
-    for (i = 0; i < NGX_KONG_SHIFT_PEERS; i++) {
-        peer = &rec->pool[pool].peer[i];
-
-        if (peer->addr[0] == '\0') {
-            spare = i;
-            break;
-        }
-
-        if (spare == NGX_HTTP_KONG_SHIFT_NO_PLACE && !peer->configured) {
-            spare = i;
-        }
-    }
-
-    if (spare == NGX_HTTP_KONG_SHIFT_NO_PLACE) {
-        return spare;
-    }
-
-    peer = &rec->pool[pool].peer[spare];
-
-    ngx_memzero(peer, sizeof(ngx_kong_shift_peer_t));
-    ngx_memcpy(peer->addr, name->data, name->len);
-    ngx_kong_shift_init_health(&peer->health, pool);
-
-    peer->configured = 1;
-
-    return spare;
-}
-
-
-static ngx_uint_t
-ngx_http_kong_shift_find_addr(ngx_kong_shift_record_t *rec,
-    ngx_kong_shift_pool_e pool, ngx_str_t *name)
-{
-    ngx_uint_t              i;
-    ngx_kong_shift_peer_t  *peer;
-
-    for (i = 0; i < NGX_KONG_SHIFT_PEERS; i++) {
-        peer = &rec->pool[pool].peer[i];
-
-        if (ngx_strncmp(peer->addr, name->data, name->len) == 0
-            && name->len < NGX_KONG_SHIFT_ADDR_SIZE
-            && peer->addr[name->len] == '\0' && name->len)
-        {
-            return i;
-        }
-    }
-
-    return NGX_HTTP_KONG_SHIFT_NO_PLACE;
-}
-
-
-ngx_uint_t
-ngx_http_kong_shift_find_place(ngx_http_kong_shift_srv_conf_t *kscf,
-    ngx_kong_shift_pool_e pool, ngx_str_t *name)
-{
-    ngx_uint_t                     i;
-    ngx_http_kong_shift_places_t  *places;
-
-    places = &kscf->places[pool];
-
-    if (places->dynamic) {
-        return ngx_http_kong_shift_find_addr(kscf->shift->record, pool, name);
-    }
-
-    for (i = 0; i < places->nelts; i++) {
-        if (places->elts[i].name == name) {
-            return places->elts[i].place;
-        }
-    }
-
-    return NGX_HTTP_KONG_SHIFT_NO_PLACE;
-}
-
-
-static void
+void
 ngx_http_kong_shift_scale(ngx_http_upstream_rr_peers_t *peers)
 {
     ngx_http_upstream_rr_peer_t  *peer;
@@ -295,26 +54,54 @@ ngx_http_kong_shift_refresh(ngx_kong_shift_t *shift)
     rec = shift->record;
     kcf = kscf->conf;
 
-    ngx_http_kong_shift_refresh_drained(rec);
+    if (kcf->reload != kcf->sh->reloads) {
 
-    word = __atomic_load_n(&rec->word, __ATOMIC_ACQUIRE);
+        /* what is checked, and how, was before the last reload */
 
-    for (pool = 0; pool < 2; pool++) {
-        ngx_kong_shift_count_peers(rec, pool, &n, &ready[pool]);
+        ngx_http_kong_shift_follow(shift);
+        return;
     }
 
-    empty = ngx_kong_shift_empty(word, shift->gated, shift->checked, ready,
-                                 &fail_open);
+    do {
+        word = __atomic_load_n(&rec->word, __ATOMIC_ACQUIRE);
 
-    for (pool = 0; pool < 2; pool++) {
-        unchecked = !(shift->checked & (1 << pool))
-                    || (pool == NGX_KONG_SHIFT_OLD && fail_open);
+        ngx_http_kong_shift_refresh_drained(rec);
 
-        ngx_http_kong_shift_refresh_pool(kscf, pool, unchecked);
-    }
+        for (pool = 0; pool < 2; pool++) {
+            ngx_kong_shift_count_peers(rec, pool, &n, &ready[pool]);
+        }
+
+        empty = ngx_kong_shift_empty(word, shift->gated, shift->checked,
+                                     ready, &fail_open);
+
+        for (pool = 0; pool < 2; pool++) {
+            unchecked = !(shift->checked & (1 << pool))
+                        || (pool == NGX_KONG_SHIFT_OLD && fail_open);
+
+            ngx_http_kong_shift_refresh_pool(kscf, pool, unchecked);
+        }
+
+        /* another worker may have published, and refreshed before us */
+
+    } while (word != __atomic_load_n(&rec->word, __ATOMIC_SEQ_CST));
 
     if (rec->empty != empty || rec->fail_open != fail_open) {
         ngx_http_kong_shift_see_pools(kcf, shift, empty, fail_open);
+    }
+}
+
+
+void
+ngx_http_kong_shift_follow(ngx_kong_shift_t *shift)
+{
+    ngx_uint_t  pool, unchecked;
+
+    for (pool = 0; pool < 2; pool++) {
+        unchecked = !(shift->checked & (1 << pool))
+                    || (pool == NGX_KONG_SHIFT_OLD
+                        && shift->record->fail_open);
+
+        ngx_http_kong_shift_refresh_pool(shift->data, pool, unchecked);
     }
 }
 
@@ -363,7 +150,7 @@ static void
 ngx_http_kong_shift_see_pools(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_t *shift, unsigned empty, unsigned fail_open)
 {
-    ngx_uint_t                pool, level;
+    ngx_uint_t                pool, level, changed;
     ngx_kong_shift_record_t  *rec;
 
     static const char  *text[2][2] = {
@@ -382,6 +169,10 @@ ngx_http_kong_shift_see_pools(ngx_kong_shift_conf_t *kcf,
     rec = shift->record;
 
     ngx_shmtx_lock(&kcf->shpool->mutex);
+
+    /* one of several that see the same tells of it */
+
+    changed = (rec->empty != empty || rec->fail_open != fail_open);
 
     for (pool = 0; pool < 2; pool++) {
         if ((rec->empty ^ empty) & (1 << pool)) {
@@ -402,6 +193,10 @@ ngx_http_kong_shift_see_pools(ngx_kong_shift_conf_t *kcf,
 
     ngx_shmtx_unlock(&kcf->shpool->mutex);
 
+    if (!changed) {
+        return;
+    }
+
     level = (empty || fail_open) ? NGX_LOG_ERR : NGX_LOG_NOTICE;
 
     ngx_log_error(level, ngx_cycle->log, 0,
@@ -418,39 +213,49 @@ ngx_http_kong_shift_refresh_pool(ngx_http_kong_shift_srv_conf_t *kscf,
     ngx_kong_shift_pool_e pool, ngx_uint_t unchecked)
 {
     ngx_int_t                      weight;
-    ngx_uint_t                     i, place;
+    ngx_uint_t                     i, place, dynamic;
     ngx_kong_shift_peer_t         *known;
+    ngx_kong_shift_record_t       *rec;
     ngx_http_upstream_rr_peer_t   *peer;
     ngx_http_kong_shift_place_t   *elt;
-    ngx_http_upstream_rr_peers_t  *peers, *first;
+    ngx_http_upstream_rr_peers_t  *peers;
 
     if (!ngx_http_kong_shift_is_shared(kscf->pool[pool])) {
         return;
     }
 
-    first = kscf->pool[pool]->peer.data;
+    rec = kscf->shift->record;
     elt = kscf->places[pool].elts;
     i = 0;
 
-    ngx_http_kong_shift_lock(first);
+    for (peers = kscf->pool[pool]->peer.data; peers; peers = peers->next) {
 
-    for (peers = first; peers; peers = peers->next) {
+        dynamic = kscf->places[pool].dynamic;
+
+        if (dynamic) {
+            ngx_http_kong_shift_lock(peers);
+        }
+
         for (peer = peers->peer; peer; peer = peer->next, i++) {
 
             weight = 0;
 
-            if (kscf->places[pool].dynamic) {
-                place = ngx_http_kong_shift_find_addr(kscf->shift->record,
-                                                      pool, &peer->name);
-            } else {
-                place = elt[i].place;
-            }
+            place = dynamic ? ngx_http_kong_shift_find_addr(rec, pool,
+                                                            &peer->name)
+                            : elt[i].place;
 
             if (place == NGX_HTTP_KONG_SHIFT_NO_PLACE) {
                 continue;
             }
 
-            known = &kscf->shift->record->pool[pool].peer[place];
+            known = &rec->pool[pool].peer[place];
+
+            if (!ngx_http_kong_shift_is_addr(known, &peer->name)) {
+
+                /* this worker is old, and the place another's by now */
+
+                continue;
+            }
 
             if (kscf->check[pool].slow_start) {
                 weight = elt[i].weight
@@ -465,9 +270,11 @@ ngx_http_kong_shift_refresh_pool(ngx_http_kong_shift_srv_conf_t *kscf,
                                   (unchecked || known->health.ready)
                                   && !known->drained, weight);
         }
-    }
 
-    ngx_http_kong_shift_unlock(first);
+        if (dynamic) {
+            ngx_http_kong_shift_unlock(peers);
+        }
+    }
 }
 
 
@@ -484,13 +291,19 @@ ngx_http_kong_shift_refresh_peer(ngx_http_upstream_rr_peer_t *peer,
 
     if (weight) {
 
-        if (peer->weight != weight) {
-            peer->weight = weight;
-        }
+        /*
+         * One that fails has less effective weight than that, and gets it
+         * back by and by.  nginx may change it at the same time, but only by
+         * a little, and soon sets it right.
+         */
 
-        if (peer->effective_weight > weight) {
+        if (peer->effective_weight > weight
+            || peer->effective_weight == peer->weight)
+        {
             peer->effective_weight = weight;
         }
+
+        peer->weight = weight;
     }
 
     if (usable && (peer->down & NGX_HTTP_KONG_SHIFT_DOWN)) {
@@ -503,60 +316,4 @@ ngx_http_kong_shift_refresh_peer(ngx_http_upstream_rr_peer_t *peer,
                                  (ngx_uint_t) NGX_HTTP_KONG_SHIFT_DOWN,
                                  __ATOMIC_SEQ_CST);
     }
-}
-
-
-ngx_uint_t
-ngx_http_kong_shift_is_shared(ngx_http_upstream_srv_conf_t *us)
-{
-#if (NGX_HTTP_UPSTREAM_ZONE)
-    return us->shm_zone != NULL;
-#else
-    return 0;
-#endif
-}
-
-
-/* since 1.27.3 peers of a name that is resolved come and go */
-
-static ngx_uint_t
-ngx_http_kong_shift_is_dynamic(ngx_http_upstream_rr_peers_t *peers)
-{
-#if (NGX_HTTP_UPSTREAM_ZONE && nginx_version >= 1027003)
-
-    for ( /* void */ ; peers; peers = peers->next) {
-        if (peers->resolve) {
-            return 1;
-        }
-    }
-
-#endif
-
-    return 0;
-}
-
-
-static void
-ngx_http_kong_shift_lock(ngx_http_upstream_rr_peers_t *peers)
-{
-#if (NGX_HTTP_UPSTREAM_ZONE && nginx_version >= 1027003)
-
-    if (ngx_http_kong_shift_is_dynamic(peers)) {
-        ngx_http_upstream_rr_peers_rlock(peers);
-    }
-
-#endif
-}
-
-
-static void
-ngx_http_kong_shift_unlock(ngx_http_upstream_rr_peers_t *peers)
-{
-#if (NGX_HTTP_UPSTREAM_ZONE && nginx_version >= 1027003)
-
-    if (ngx_http_kong_shift_is_dynamic(peers)) {
-        ngx_http_upstream_rr_peers_unlock(peers);
-    }
-
-#endif
 }

@@ -81,6 +81,7 @@ typedef struct {
     ngx_kong_shift_health_t    health;
     int64_t                    checked;    /* seconds since the epoch */
     char                       reason[NGX_KONG_SHIFT_REASON_SIZE];
+    uint32_t                   started;    /* the last check: low bits of ms */
     char                       hash[NGX_KONG_SHIFT_HASH_SIZE];
 
     char                       version[NGX_KONG_SHIFT_VERSION_SIZE];
@@ -185,6 +186,9 @@ typedef struct {
     ngx_pid_t                  checker;    /* 0: none */
     ngx_msec_t                 checker_expires;
 
+    /* counts configurations; workers of the last one alone check */
+    ngx_uint_t                 reloads;
+
     ngx_pid_t                  worker[NGX_KONG_SHIFT_WORKERS];  /* 0: none */
 
     ngx_kong_shift_record_t    record[1];  /* [capacity] */
@@ -217,6 +221,7 @@ typedef struct {
     ngx_kong_shift_shctx_t    *sh;
     ngx_slab_pool_t           *shpool;
     ngx_uint_t                 epoch;
+    ngx_uint_t                 reload;     /* one of sh->reloads */
 
     ngx_array_t                shifts;     /* ngx_kong_shift_t * */
 

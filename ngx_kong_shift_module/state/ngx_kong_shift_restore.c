@@ -317,6 +317,13 @@ ngx_kong_shift_attach(ngx_kong_shift_conf_t *kcf,
 
     kcf->epoch = kcf->sh->epoch;
 
+    ngx_shmtx_lock(&kcf->shpool->mutex);
+
+    kcf->reload = ++kcf->sh->reloads;
+    kcf->sh->checker = 0;
+
+    ngx_shmtx_unlock(&kcf->shpool->mutex);
+
     return NGX_OK;
 }
 
