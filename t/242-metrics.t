@@ -10,7 +10,14 @@ use Test::More;
 use KongShift;
 
 my $t = KongShift->new;
-$t->backend;
+$t->backend(pools => ['new'], conf => <<"EOC");
+    server {
+        listen @{[ $t->listen_at('old') ]};
+        add_header Via "1.1 kong/3.8.1" always;
+        location / { return 200 "old\\n"; }
+        location /bad { return 502; }
+    }
+EOC
 
 my ($old, $new) = map { $t->listen_at($_) } qw(old new);
 my $path = "$t->{dir}/a\\\\b\\\"c";
@@ -215,7 +222,14 @@ sub same {
 $t->weight(50);
 same('at rest');
 $t->get('/') for 1 .. 20;
-same('after 20 requests');
+$t->get('/bad') for 1 .. 4;
+$m = same('after 24 requests');
+is(value($m, 'requests_served_total', pool => 'old')
+    + value($m, 'requests_served_total', pool => 'new'), 24, 'which are counted');
+is_deeply($m->{kong_shift_version_responses_total}{samples},
+    { 'pool=old shift=kong version=3.8.1' => 12 }, 'by version');
+is(value($m, 'errors_total', pool => 'old', origin => 'backend'), 2,
+    'by who failed');
 $t->weight(100);
 $t->api('POST', '/shifts/kong/pools/old/drain');
 $t->put("pools/old/peers/$old", { state => 'drain' });
