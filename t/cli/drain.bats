@@ -89,6 +89,29 @@ client() {
     return 1
 }
 
+# waiting ARG...: kong-shift in the background, until it shows that it waits.
+waiting() {
+    kong_shift "$@" >"$BATS_TEST_TMPDIR/out" 2>&1 &
+    WAITING=$!
+    for _ in {1..600}; do
+        ! grep -q 'under way' "$BATS_TEST_TMPDIR/out" || return 0
+        sleep 0.1
+    done
+    return 1
+}
+
+# waited CODE TEXT: how that ended.
+waited() {
+    local code=0
+    wait "$WAITING" || code=$?
+    cat "$BATS_TEST_TMPDIR/out"
+    [ "$code" -eq "$1" ]
+    grep -qF -e "$2" "$BATS_TEST_TMPDIR/out"
+}
+
+plane() { curl -s -f "127.0.0.1:${PORT[plane.control]}/state" "$@"; }
+release() { curl -s -f -o /dev/null -X PUT "127.0.0.1:${PORT[plane.control]}/release"; }
+
 # until_lasting N: nginx looks twice a second for what lasts.
 until_lasting() {
     for _ in {1..100}; do
@@ -152,15 +175,17 @@ until_lasting() {
 }
 
 @test "requests under way: not safe, with how many and how old; --wait sees them end" {
-    client sleep/8
-    client sleep/8
+    client hold
+    client hold
     put weight '{"new":100}'
     check 3 '2 under way (oldest ' safe old
     [ "$(kong_shift --json safe old | jq -c '.[0] | [.safe, .reasons, .active]')" = '[false,["active"],2]' ]
-    check 0 "$LB: old: safe to stop" drain old --wait
-    [[ $output == *'not safe to stop: 2 under way'* ]]
+    waiting drain old --wait
+    release
+    waited 0 "$LB: old: safe to stop"
+    grep -q 'not safe to stop: 2 under way' "$BATS_TEST_TMPDIR/out"
     wait "${CLIENTS[@]}"
-    [ "$(curl -s "127.0.0.1:${PORT[plane.control]}/state" | jq .inflight)" = 0 ]
+    [ "$(plane | jq .inflight)" = 0 ]
 }
 
 @test "long-lived connections last until they are closed: by rate, or at the deadline" {
@@ -175,11 +200,8 @@ until_lasting() {
     sleep 0.7
     [ "$(get pools/old .long_lived)" = 3 ]
 
-    # Three of them, at two a second.
-    SECONDS=0
     check 0 'safe to stop' drain old --wait --rate 2
-    (( SECONDS <= 6 ))
-    [ "$(curl -s "127.0.0.1:${PORT[plane.control]}/state" | jq .lasting)" = 0 ]
+    [ "$(plane | jq .lasting)" = 0 ]
 
     check 0 '' undrain old
     put weight '{"new":0}'
@@ -190,10 +212,12 @@ until_lasting() {
 }
 
 @test "waiting ends when somebody lifts the drain" {
-    client sleep/20
+    client hold
     put weight '{"new":100}'
-    (sleep 1.5; curl -s -o /dev/null -X POST "$SHIFT/abort") 3>&- &
-    check 3 'not drained any more' drain old --wait
+    waiting drain old --wait
+    curl -s -f -o /dev/null -X POST "$SHIFT/abort"
+    waited 3 'not drained any more'
+    release
 }
 
 @test "two balancers: both are drained; nobody is left on both; one that does not answer is unknown" {
@@ -203,11 +227,13 @@ until_lasting() {
     [ "$(get pools/old .drained)" = false ]
     SHIFT=$LB2/shifts/kong put weight '{"new":100}'
     put weight '{"new":0}'
-    client sleep/3
+    client hold
     put weight '{"new":100}'
     check 3 "$LB: old: not safe to stop: 1 under way" safe old
     [[ $output == *"$LB2: old: safe to stop"* ]]
-    check 0 "$LB2: old: safe to stop" drain old --wait
+    waiting drain old --wait
+    release
+    waited 0 "$LB2: old: safe to stop"
     [ "$(get pools/old .drained) $(SHIFT=$LB2/shifts/kong get pools/old .drained)" = 'true true' ]
 
     # One that takes no writes keeps the other as it is.

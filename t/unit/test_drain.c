@@ -29,6 +29,7 @@ typedef enum {
     ENTER = 0,                           /* choosing++ */
     LOAD,                                /* the word */
     DECIDE,
+    STAY,                                /* where it was before, or anew */
     COUNT,                               /* active[to]++ */
     UNCOUNT,                             /* active[from]-- */
     LEAVE,                               /* choosing-- */
@@ -44,6 +45,8 @@ typedef enum {
     LEAVES_BEFORE_ACTIVE,
     RESCUES_WITHOUT_CHOOSING,
     RESCUES_BY_OLD_WORD,
+    STAYS_WITHOUT_CHOOSING,
+    STAYS_ALWAYS,
     READS_ACTIVE_FIRST,
     READS_WORD_LATE,
     READS_WORD_LAST,
@@ -59,6 +62,8 @@ static const char  *mutants[MUTANTS] = {
     "choosing ends before active begins",
     "a rescue without choosing",
     "a rescue by the word of the first choice",
+    "a redirect without choosing",
+    "a redirect goes where the request was before",
     "active is read before choosing",
     "choosing is read before the word",
     "the word is read last",
@@ -122,6 +127,11 @@ static const step_e  rescues[] = { ENTER, LOAD, DECIDE, COUNT, UNCOUNT, LEAVE,
                                    DONE };
 static const step_e  ends[] = { UNCOUNT, DONE };
 
+/* a redirect: it has left the pool, and comes again */
+
+static const step_e  redirects[] = { UNCOUNT, ENTER, LOAD, STAY, COUNT, LEAVE,
+                                     DONE };
+
 static const step_e  starts_late[] = { LOAD, ENTER, DECIDE, COUNT, LEAVE,
                                        DONE };
 static const step_e  starts_early[] = { ENTER, LOAD, DECIDE, LEAVE, COUNT,
@@ -129,6 +139,7 @@ static const step_e  starts_early[] = { ENTER, LOAD, DECIDE, LEAVE, COUNT,
 static const step_e  rescues_bare[] = { LOAD, DECIDE, UNCOUNT, COUNT, DONE };
 static const step_e  rescues_old[] = { ENTER, DECIDE, COUNT, UNCOUNT, LEAVE,
                                        DONE };
+static const step_e  redirects_bare[] = { UNCOUNT, LOAD, STAY, COUNT, DONE };
 
 
 /*
@@ -155,24 +166,64 @@ is_forbidden(const request_t *r, int pool, uint64_t word)
 
 
 static void
-decide(worker_t *w)
+choose(worker_t *w)
 {
     uint32_t                  hash, *key;
     ngx_kong_shift_pool_e     override;
     ngx_kong_shift_choice_t   c;
-    request_t                *r = w->request;
+
+    hash = test_random(UINT32_MAX);
+    key = test_random(2) ? &hash : NULL;
+    override = test_random(8) ? NGX_KONG_SHIFT_ANY
+                              : (ngx_kong_shift_pool_e) test_random(2);
+
+    c = ngx_kong_shift_choose(w->word, m.gated, m.empty, override, key,
+                              &m.credit);
+
+    w->to = (int) c.pool;
+    w->request->by_weight = (c.reason == NGX_KONG_SHIFT_BY_KEY
+                             || c.reason == NGX_KONG_SHIFT_BY_WEIGHT);
+}
+
+
+static void
+arrive(worker_t *w)
+{
+    request_t  *r = w->request;
+
+    r->word = w->word;
+    r->pool = w->to;
+    r->time = m.time;
+
+    if (m.safe[w->to] && is_forbidden(r, w->to, m.safe[w->to])) {
+        m.violations++;
+    }
+}
+
+
+static void
+stay(worker_t *w)
+{
+    w->to = w->from;
+
+    if (m.mutant != STAYS_ALWAYS
+        && !ngx_kong_shift_may_stay(w->request->word, w->word, m.gated,
+                                    (ngx_kong_shift_pool_e) w->to))
+    {
+        choose(w);
+    }
+
+    arrive(w);
+}
+
+
+static void
+decide(worker_t *w)
+{
+    request_t  *r = w->request;
 
     if (w->from == -1) {
-        hash = test_random(UINT32_MAX);
-        key = test_random(2) ? &hash : NULL;
-        override = test_random(8) ? NGX_KONG_SHIFT_ANY
-                                  : (ngx_kong_shift_pool_e) test_random(2);
-
-        c = ngx_kong_shift_choose(w->word, m.gated, m.empty, override, key,
-                                  &m.credit);
-        w->to = (int) c.pool;
-        r->by_weight = (c.reason == NGX_KONG_SHIFT_BY_KEY
-                        || c.reason == NGX_KONG_SHIFT_BY_WEIGHT);
+        choose(w);
 
     } else {
 
@@ -190,13 +241,7 @@ decide(worker_t *w)
         r->by_weight = 0;
     }
 
-    r->word = w->word;
-    r->pool = w->to;
-    r->time = m.time;
-
-    if (m.safe[w->to] && is_forbidden(r, w->to, m.safe[w->to])) {
-        m.violations++;
-    }
+    arrive(w);
 }
 
 
@@ -220,6 +265,10 @@ work(int i)
         decide(w);
         break;
 
+    case STAY:
+        stay(w);
+        break;
+
     case COUNT:
         if (w->to != -1) {
             c->active[w->to]++;
@@ -231,7 +280,10 @@ work(int i)
         ok(c->active[w->from] > 0);
         c->active[w->from]--;
 
-        if (w->to == -1) {
+        if (*w->next == ENTER || *w->next == LOAD) {
+            w->request->pool = -1;
+
+        } else if (w->to == -1) {
             w->request->used = 0;
         }
 
@@ -279,6 +331,12 @@ begin(int i)
 
     if (test_random(3)) {
         w->next = ends;
+        return;
+    }
+
+    if (test_random(2)) {
+        w->next = m.mutant == STAYS_WITHOUT_CHOOSING ? redirects_bare
+                                                     : redirects;
         return;
     }
 
@@ -588,7 +646,7 @@ main(void)
 
         m.violations = 0;
 
-        for (i = 0; i < SCHEDULES && m.violations == 0; i++) {
+        for (i = 0; i < 10 * SCHEDULES && m.violations == 0; i++) {
             run((mutant_e) mutant);
         }
 
