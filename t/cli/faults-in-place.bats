@@ -119,18 +119,12 @@ rolled_back() {
     [ "$(get freeze .state)" = off ]
 }
 
-@test "up lost its connection, rollback restores; up timed out, but its server went on: not run twice, resume goes on" {
+@test "up timed out, but its server went on: not run twice; resume goes on, rollback restores" {
     MIGRATED=1
-    cutter kong_x schema_meta EXCLUSIVE
-    kong_y <<<"[[ \"\$1 \$2\" != 'migrations up' ]] || $BIN/cut"
-    fault 1 '"kong migrations up" on database'
-    [[ $stderr == *'never run it twice: "kong-shift cp rollback" restores dump x-'* ]]
-    rolled_back
-
     kong_y <<<'[[ "$1 $2" != "migrations up" ]] || { "$REAL" "$@"; echo "Error: [PostgreSQL error] timeout"; exit 1; }'
     fault 1 'ended with 1: Error: [PostgreSQL error] timeout; never run it twice: "kong-shift cp rollback" restores dump x-'
     way_on resume
-    [ "$(grep -c 'migrations-up' <(ls "$WORK/log"))" = 2 ]
+    [ "$(grep -c 'migrations-up' <(ls "$WORK/log"))" = 1 ]
 
     # the dump is all there is of X
     local dump

@@ -79,7 +79,8 @@ DO \$\$ BEGIN
 END \$\$;
 COMMIT;
 SQL
-while [[ ! -e $BIN/held ]]; do sleep 0.05; done
+SECONDS=0
+while [[ ! -e $BIN/held && \$SECONDS -lt 30 ]]; do sleep 0.05; done
 EOF2
     chmod +x "$BIN/cut"
 }
