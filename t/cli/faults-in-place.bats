@@ -78,7 +78,7 @@ rolled_back() {
     wait "$session" || true
 
     cutter kong_x routes 'ACCESS EXCLUSIVE'
-    tool pg_dump <<<"$BIN/cut; exec \"\$REAL\" \"\$@\""
+    tool pg_dump <<<"$BIN/cutter; exec \"\$REAL\" \"\$@\""
     fault 1 'pg_dump of database'
     tool pg_dump <<<'file=${*: -1}; rm -f "$file"; ln -s /dev/full "$file"; exec "$REAL" "$@"'
     fault 1 'No space left on device'
@@ -117,6 +117,15 @@ rolled_back() {
     sed -i '/^x.prefix/d' "$CONF"
     fault 2 'set x.prefix, the folder CP X runs in, or x.stop and x.start'
     [ "$(get freeze .state)" = off ]
+}
+
+@test "up lost its connection: not run twice; rollback restores" {
+    MIGRATED=1
+    cutter kong_x schema_meta EXCLUSIVE
+    kong_y <<<"[[ \"\$1 \$2\" != 'migrations up' ]] || $BIN/cutter"
+    fault 1 '"kong migrations up" on database'
+    [[ $stderr == *'never run it twice: "kong-shift cp rollback" restores dump x-'* ]]
+    rolled_back
 }
 
 @test "up timed out, but its server went on: not run twice; resume goes on, rollback restores" {

@@ -58,10 +58,10 @@ kong_y() {
     set_conf y.kong "$BIN/kong"
 }
 
-# cutter DATABASE TABLE MODE: "$BIN/cut" holds the table; who waits for it for a
-# second loses its connection.
+# cutter DATABASE TABLE MODE: "$BIN/cutter" holds the table; who waits for it for a
+# moment loses its connection.
 cutter() {
-    cat >"$BIN/cut" <<EOF2
+    cat >"$BIN/cutter" <<EOF2
 #!/bin/bash
 rm -f $BIN/held
 PGHOST=$PGHOST PGPORT=$PGPORT PGUSER=$PG_SUPERUSER PGPASSFILE=$PG_PASSFILE PGDATABASE=$(printf %q "$1") PGAPPNAME=cut \\
@@ -82,5 +82,5 @@ SQL
 SECONDS=0
 while [[ ! -e $BIN/held && \$SECONDS -lt 30 ]]; do sleep 0.05; done
 EOF2
-    chmod +x "$BIN/cut"
+    chmod +x "$BIN/cutter"
 }
