@@ -77,7 +77,8 @@ rolled_back() {
     sql_x "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid()" >/dev/null
     wait "$session" || true
 
-    cutter kong_x routes 'ACCESS EXCLUSIVE'
+    # not the digest beside it
+    cutter kong_x routes 'ACCESS EXCLUSIVE' 'LOCK TABLE%'
     tool pg_dump <<<"$BIN/cutter; exec \"\$REAL\" \"\$@\""
     fault 1 'pg_dump of database'
     tool pg_dump <<<'file=${*: -1}; rm -f "$file"; ln -s /dev/full "$file"; exec "$REAL" "$@"'

@@ -58,8 +58,8 @@ kong_y() {
     set_conf y.kong "$BIN/kong"
 }
 
-# cutter DATABASE TABLE MODE: "$BIN/cutter" holds the table; who waits for it for a
-# moment loses its connection.
+# cutter DATABASE TABLE MODE [PATTERN]: "$BIN/cutter" holds the table; whose query,
+# like PATTERN, waits for it loses its connection.
 cutter() {
     cat >"$BIN/cutter" <<EOF2
 #!/bin/bash
@@ -73,7 +73,8 @@ DO \$\$ BEGIN
     FOR i IN 1..100 LOOP
         PERFORM pg_sleep(0.1);
         PERFORM pg_stat_clear_snapshot();
-        PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock';
+        PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+            AND query LIKE '${4:-%}';
         EXIT WHEN FOUND;
     END LOOP;
 END \$\$;
