@@ -58,10 +58,10 @@ kong_y() {
     set_conf y.kong "$BIN/kong"
 }
 
-# cutter DATABASE TABLE MODE: "$BIN/cut" holds the table; who waits for it for a
-# second loses its connection.
+# cutter DATABASE TABLE MODE [PATTERN]: "$BIN/cutter" holds the table; whose query,
+# like PATTERN, waits for it loses its connection.
 cutter() {
-    cat >"$BIN/cut" <<EOF2
+    cat >"$BIN/cutter" <<EOF2
 #!/bin/bash
 rm -f $BIN/held
 PGHOST=$PGHOST PGPORT=$PGPORT PGUSER=$PG_SUPERUSER PGPASSFILE=$PG_PASSFILE PGDATABASE=$(printf %q "$1") PGAPPNAME=cut \\
@@ -73,13 +73,15 @@ DO \$\$ BEGIN
     FOR i IN 1..100 LOOP
         PERFORM pg_sleep(0.1);
         PERFORM pg_stat_clear_snapshot();
-        PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock';
+        PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+            AND query LIKE '${4:-%}';
         EXIT WHEN FOUND;
     END LOOP;
 END \$\$;
 COMMIT;
 SQL
-while [[ ! -e $BIN/held ]]; do sleep 0.05; done
+SECONDS=0
+while [[ ! -e $BIN/held && \$SECONDS -lt 30 ]]; do sleep 0.05; done
 EOF2
-    chmod +x "$BIN/cut"
+    chmod +x "$BIN/cutter"
 }

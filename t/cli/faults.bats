@@ -27,8 +27,9 @@ setup() {
 }
 
 @test "one after the other: connection cut in the middle of the dump, disk full, cut in the middle of the restore and of up, finish aborted" {
-    cutter kong_x routes 'ACCESS EXCLUSIVE'
-    tool pg_dump <<<"$BIN/cut; exec \"\$REAL\" \"\$@\""
+    # not the digest beside it
+    cutter kong_x routes 'ACCESS EXCLUSIVE' 'LOCK TABLE%'
+    tool pg_dump <<<"$BIN/cutter; exec \"\$REAL\" \"\$@\""
     fault 1 'pg_dump of database'
     # the file that -f names
     tool pg_dump <<<'file=${*: -1}; rm -f "$file"; ln -s /dev/full "$file"; exec "$REAL" "$@"'
@@ -47,7 +48,7 @@ EOF2
 
     mended
     cutter "$Y_NAME" schema_meta EXCLUSIVE
-    kong_y <<<"[[ \"\$1 \$2\" != 'migrations up' ]] || $BIN/cut"
+    kong_y <<<"[[ \"\$1 \$2\" != 'migrations up' ]] || $BIN/cutter"
     fault 1 '"kong migrations up" on database'
     [[ $stderr == *'; X is untouched, run it again to begin with a fresh copy; log: '* ]]
 
