@@ -167,7 +167,7 @@ backup_session() {
         return $(( status ? status : EXIT_UNKNOWN ))
     fi
     child backup_dump "$base.dump" "$snapshot"
-    baseline_begin x "$base" "$snapshot"
+    baseline_begin x "$base" all "$snapshot"
     children_wait
 }
 

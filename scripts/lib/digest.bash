@@ -3,6 +3,7 @@
 #   rows, all    every row, every column: what a dump must carry over
 #   kept, same   without the rows that expire by themselves: what only an admin changes
 #   keys         the primary keys of those: what a migration must not lose
+#   names        of its columns
 #   columns      each column of those, where asked for: what a migration must not change
 #   stamp        place and transaction of those: while it is the same nothing was written,
 #                of this one database, and nobody has to read what is in the rows
@@ -85,7 +86,9 @@ WITH found AS (
         (SELECT string_agg(CASE WHEN format_type(atttypid, NULL) IN ('uuid', 'text', 'character varying', 'smallint', 'integer', 'bigint',
                     'boolean', 'timestamp with time zone', 'timestamp without time zone', 'text[]', 'uuid[]')
                 THEN format('(kong_shift_row).%I', attname) ELSE format('(kong_shift_row).%I::text COLLATE "C"', attname) END, ',' ORDER BY attnum)
-            FROM pg_attribute WHERE attrelid = found.oid AND attnum > 0 AND NOT attisdropped) AS columns
+            FROM pg_attribute WHERE attrelid = found.oid AND attnum > 0 AND NOT attisdropped) AS columns,
+        (SELECT md5(string_agg(attname, ',' ORDER BY attnum)) FROM pg_attribute
+            WHERE attrelid = found.oid AND attnum > 0 AND NOT attisdropped) AS names
     FROM found, expiring
 ), tables AS (
     SELECT labels.*, format(hash, columns) AS row_hash,
@@ -96,19 +99,19 @@ WITH found AS (
 SQL
 }
 
-# digest_sql [columns]: with that, also a digest of each column, seeded with the
-# key of the row: what to compare by when columns came or went.
+# digest_sql [TABLES]: of those, a list with commas, or all, also a digest of each
+# column, seeded with the key of the row: to compare by when columns came or went.
 digest_sql() {
     digest_session_sql
-    printf '\\set columns %s\n' "${1:-none}"
+    printf "\\\\set columns '%s'\n" "${1-}"
     digest_tables_sql
     cat <<'SQL'
 SELECT format($f$
     SELECT json_build_object('table', %L, 'rows', count(*), 'kept', count(*) FILTER (WHERE lasting),
         'all', sum(row1)::text, 'same', (sum(row1) FILTER (WHERE lasting))::text, 'keys', (sum(key1) FILTER (WHERE lasting))::text,
-        'stamp', (sum(stamp1) FILTER (WHERE lasting))::text%s)
+        'stamp', (sum(stamp1) FILTER (WHERE lasting))::text, 'names', %L%s)
     FROM (SELECT %s%s AS row1, %s AS key1, %s AS stamp1, %s AS lasting FROM %s AS kong_shift_row OFFSET 0) AS digests
-    $f$, label, digests, CASE :'columns' WHEN 'columns' THEN 'kong_shift_row,' END, row_hash, key_hash, stamp_hash, lasting, name)
+    $f$, label, names, digests, CASE WHEN digests IS NOT NULL THEN 'kong_shift_row,' END, row_hash, key_hash, stamp_hash, lasting, name)
 FROM tables LEFT JOIN LATERAL (
     SELECT format(', ''columns'', json_object(ARRAY[%s]::text[], ARRAY[%s]::text[])', string_agg(quote_literal(attname), ','),
         string_agg(format(CASE :'hash' WHEN 'record' THEN 'coalesce(sum(hashint8extended(hash_record_extended(ROW(%s), key1), 0)) FILTER (WHERE lasting), 0)'
@@ -116,7 +119,7 @@ FROM tables LEFT JOIN LATERAL (
     FROM (SELECT attname, CASE WHEN format_type(atttypid, NULL) IN ('uuid', 'text', 'bigint', 'integer', 'boolean', 'timestamp with time zone')
             THEN format('(kong_shift_row).%I', attname) ELSE format('(kong_shift_row).%I::text COLLATE "C"', attname) END AS item
         FROM pg_attribute WHERE attrelid = tables.oid AND attnum > 0 AND NOT attisdropped) AS items
-    HAVING :'columns' = 'columns') AS c ON true
+    HAVING :'columns' = 'all' OR label = ANY (string_to_array(:'columns', ','))) AS c ON true
 ORDER BY label
 \gexec
 
@@ -202,24 +205,24 @@ digest_children() {
     children_wait
 }
 
-# baseline WHICH BASE: BASE.digest.json, columns too, and BASE.rows.
+# baseline WHICH BASE: BASE.digest.json and BASE.rows.
 baseline() {
     run_long baseline_children "$@" || exit
     digest_keep "$1" "$2.digest.json"
 }
 
 baseline_children() {
-    baseline_begin "$@"
+    baseline_begin "$1" "$2" '' ''
     children_wait
 }
 
-# baseline_begin WHICH BASE [SNAPSHOT]: for children_wait and digest_keep.
+# baseline_begin WHICH BASE TABLES SNAPSHOT: for children_wait and digest_keep.
 baseline_begin() {
-    child digest_child "$1" "$2.digest.json" columns "${3-}"
-    child digest_rows_child "$1" "$2.rows" '' "${3-}"
+    child digest_child "$1" "$2.digest.json" "$3" "$4"
+    child digest_rows_child "$1" "$2.rows" '' "$4"
 }
 
-# digest_child WHICH FILE [columns [SNAPSHOT]]
+# digest_child WHICH FILE [TABLES [SNAPSHOT]]
 digest_child() {
     { digest_begin_sql "${4-}"; digest_sql "${3-}"; echo 'COMMIT;'; } | sql "$1" >"$2.lines"
 }
@@ -291,16 +294,30 @@ differences_text() {
     REPLY=${REPLY%$'\n'end}
 }
 
+# digest_changed BEFORE AFTER: the tables in which a row, or the columns, are not
+# what they were, but for what a control plane writes; a list with commas.
+digest_changed() {
+    digest_both "$1" "$2" '[$pairs[] | .before.table] | join(",")' -r
+}
+
 # digest_columns BEFORE AFTER: what migrations changed in columns that both have,
 # and columns that are gone, as JSON: column, and whether it is known that they do.
 digest_columns() {
-    jq -n --slurpfile before "$1" --slurpfile after "$2" --argjson known "$(json_list "${DB_REWRITTEN[@]}")" \
+    digest_both "$1" "$2" '[$pairs[] | .before.table as $table | .after.columns as $now | .before.columns | to_entries[]
+        | .key as $key | select($now[$key] != .value) | "\($table).\($key)" as $column
+        | {column: $column, gone: ($now | has($key) | not), known: ($column | IN($known[]))}]'
+}
+
+# digest_both BEFORE AFTER FILTER [OPTION]...: FILTER sees $pairs of changed tables.
+digest_both() {
+    local before=$1 after=$2 filter=$3
+    shift 3
+    jq -n "$@" --slurpfile before "$before" --slurpfile after "$after" --argjson known "$(json_list "${DB_REWRITTEN[@]}")" \
         --argjson volatile "$(json_list "${DB_VOLATILE[@]}" schema_meta)" '
         ($after[0] | map({key: (.table // ""), value: .}) | from_entries) as $a
-        | [$before[0][] | select(.table != null and .kept > 0 and $a[.table] != null
-                and (.table | split(".") | last | IN($volatile[]) | not)) | .table as $table
-            | .columns | to_entries[] | $a[$table].columns[.key] as $now | select($now != .value) | "\($table).\(.key)"
-            | {column: ., gone: ($now == null), known: IN($known[])}]'
+        | [$before[0][] | select(.table != null and .kept > 0 and (.table | split(".") | last | IN($volatile[]) | not))
+            | {before: ., after: $a[.table]} | select(.after != null and (.before | [.same, .names]) != (.after | [.same, .names]))] as $pairs
+        | '"$filter"
 }
 
 # json_list WORD...: names of ours, which need no escaping, as JSON.

@@ -136,10 +136,16 @@ drift_keys() {
 
 # baseline_y: what migrations left in Y, before CP Y is started on it.
 baseline_y() {
-    local base
+    local base changed
     drift_base y && return
     base=$REPLY
     baseline y "$base.tmp"
+    # Which columns they changed is only a question where they changed something.
+    changed=$(digest_changed "$BASELINE" "$base.tmp.digest.json") || failed "two digests could not be compared"
+    if [[ $changed ]]; then
+        run_long digest_child y "$base.tmp.digest.json" "$changed" || exit
+        digest_keep y "$base.tmp.digest.json"
+    fi
     sync -- "$base.tmp.rows" "$base.tmp.digest.json"
     mv -- "$base.tmp.rows" "$base.rows"
     mv -- "$base.tmp.digest.json" "$base.digest.json"
