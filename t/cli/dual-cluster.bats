@@ -28,7 +28,7 @@ watch_arguments() {
     local seen
     printf '%s\n' "$PASSWORD" >"$BATS_TEST_TMPDIR/pattern"
     SECONDS=0
-    while [[ ! -e $BATS_TEST_TMPDIR/done && $SECONDS -lt 120 ]]; do
+    while [[ ! -e $BATS_TEST_TMPDIR/done && $SECONDS -lt 600 ]]; do
         seen=$(cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' '\n' | grep -a -F -f "$BATS_TEST_TMPDIR/pattern") \
             && printf '%s\n' "$seen" >>"$BATS_TEST_TMPDIR/seen"
         sleep 0.02
@@ -158,7 +158,7 @@ fi
 EOF
     kong_shift cp dual-cluster >"$BATS_TEST_TMPDIR/out" 2>&1 &
     SECONDS=0
-    while [[ ! -e $BATS_TEST_TMPDIR/slowed && $SECONDS -lt 60 ]]; do sleep 0.1; done
+    while [[ ! -e $BATS_TEST_TMPDIR/slowed && $SECONDS -lt 300 ]]; do sleep 0.1; done
     [ -e "$BATS_TEST_TMPDIR/slowed" ]
     pid=$(<"$WORK/lock")
 

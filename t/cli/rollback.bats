@@ -118,11 +118,11 @@ all_is_back() {
 
 @test "rollback: a database in use is not renamed" {
     kong_shift cp dual-cluster >/dev/null
-    PGDATABASE=$Y_NAME pg_psql -c 'SELECT pg_sleep(60)' >/dev/null 2>&1 3>&- &
+    PGDATABASE=$Y_NAME pg_psql -c 'SELECT pg_sleep(600)' >/dev/null 2>&1 3>&- &
     check 3 'but is in use by kong_super (psql)' cp rollback
     kill $!
     wait $! || true
-    pg_psql -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid()" >/dev/null
+    pg_psql -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()" >/dev/null
     check 0 'kept as' cp rollback
 }
 
