@@ -44,7 +44,7 @@ row() {
 
     write_dp_conf dp_y cp_y
     node_start y dp_y 3>&-
-    for _ in {1..100}; do
+    for _ in {1..300}; do
         [[ $(kong_shift --json dp list | jq -r 'map(select(.cp == "y") | .verdict) | join(" ")') != fresh ]] || break
         sleep 0.2
     done

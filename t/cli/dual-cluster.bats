@@ -145,7 +145,7 @@ fi
 EOF
     kong_shift cp dual-cluster >"$BATS_TEST_TMPDIR/out" 2>&1 &
     SECONDS=0
-    while [[ ! -e $BATS_TEST_TMPDIR/slowed && $SECONDS -lt 60 ]]; do sleep 0.1; done
+    while [[ ! -e $BATS_TEST_TMPDIR/slowed && $SECONDS -lt 300 ]]; do sleep 0.1; done
     [ -e "$BATS_TEST_TMPDIR/slowed" ]
     pid=$(<"$WORK/lock")
 

@@ -29,6 +29,8 @@ in_use() {
     row kong_x web-1 '1 second'
     kong_shift cp dual-cluster >/dev/null
     kong_shift weight 40 >/dev/null
+    # However long that took, it goes on pinging.
+    sql_x 'UPDATE clustering_data_planes SET last_seen = now()'
 }
 
 gone() { sql_x "UPDATE clustering_data_planes SET last_seen = now() - interval '1 hour'"; }

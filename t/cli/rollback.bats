@@ -98,14 +98,14 @@ all_is_back() {
     sql_y "INSERT INTO clustering_data_planes (id, hostname, ip, last_seen, config_hash, ttl, version, sync_status)
         VALUES (gen_random_uuid(), 'web-7', '127.0.0.1', now(), '0123456789abcdef0123456789abcdef', now() + interval '1 day',
         '$X_VERSION', 'normal')"
-    PGDATABASE=$Y_NAME pg_psql -c 'SELECT pg_sleep(60)' >/dev/null 2>&1 3>&- &
+    PGDATABASE=$Y_NAME pg_psql -c 'SELECT pg_sleep(600)' >/dev/null 2>&1 3>&- &
     session=$!
     check 3 'but is in use by kong_super (psql)' cp rollback
     [[ $output == *"DPs of version $X_VERSION hang on CP Y: web-7"* ]]
     [ "$(get freeze .state)" = on ]
     kill "$session"
     wait "$session" || true
-    pg_psql -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid()" >/dev/null
+    pg_psql -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()" >/dev/null
 
     # what was written to Y only is told; admin writes stay frozen while CP X does not answer
     sql_y "DELETE FROM consumers WHERE username = 'team-1'"

@@ -274,7 +274,7 @@ watch_arguments() {
     : >"$BATS_TEST_TMPDIR/seen"
     {
         SECONDS=0
-        while [[ ! -e $BATS_TEST_TMPDIR/watched && $SECONDS -lt 300 ]]; do
+        while [[ ! -e $BATS_TEST_TMPDIR/watched && $SECONDS -lt 600 ]]; do
             { grep -a -l -F -f "$BATS_TEST_TMPDIR/pattern" /proc/[0-9]*/cmdline 2>/dev/null || true; } \
                 | while IFS= read -r process; do { tr '\0' ' ' <"$process"; echo; } >>"$BATS_TEST_TMPDIR/seen" 2>/dev/null || true; done
             sleep 0.02
