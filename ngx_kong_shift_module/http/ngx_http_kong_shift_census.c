@@ -325,7 +325,7 @@ static ngx_msec_t
 ngx_http_kong_shift_drain_paced(ngx_http_kong_shift_srv_conf_t *kscf,
     ngx_kong_shift_pool_e pool, uint32_t rate)
 {
-    uint64_t    *next, due, now;
+    uint64_t    *next, due, now, begin;
     ngx_msec_t   wait;
 
     next = &kscf->shift->record->pool[pool].drain_next;
@@ -338,9 +338,10 @@ ngx_http_kong_shift_drain_paced(ngx_http_kong_shift_srv_conf_t *kscf,
 
             /* it begins once all workers have seen that it does */
 
-            (void) __atomic_compare_exchange_n(next, &due, now
-                                               + NGX_HTTP_KONG_SHIFT_SCAN * 1000,
-                                               0, __ATOMIC_RELAXED,
+            begin = now + NGX_HTTP_KONG_SHIFT_SCAN * 1000;
+
+            (void) __atomic_compare_exchange_n(next, &due, begin, 0,
+                                               __ATOMIC_RELAXED,
                                                __ATOMIC_RELAXED);
             break;
         }
