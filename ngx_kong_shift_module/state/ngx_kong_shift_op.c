@@ -72,6 +72,8 @@ ngx_kong_shift_op_drop(ngx_kong_shift_op_t *op)
         ngx_del_timer(&op->timer);
     }
 
+    free(op->file.text);
+
     ngx_destroy_pool(op->pool);
 }
 
