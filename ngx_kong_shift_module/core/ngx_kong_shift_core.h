@@ -368,13 +368,6 @@ unsigned ngx_kong_shift_unsafe(uint64_t word, unsigned gated,
     ngx_kong_shift_pool_e pool, uint64_t choosing, uint64_t active,
     uint64_t lasting, int64_t held, int64_t hold);
 
-/*
- * When to close the next connection after one is closed now, at "rate" a
- * second; times are in microseconds.  Time in which none was closed is made up
- * for, but not more of it than a second.
- */
-uint64_t ngx_kong_shift_pace(uint64_t due, uint64_t now, uint32_t rate);
-
 
 /* version */
 

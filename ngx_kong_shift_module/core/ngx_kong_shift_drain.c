@@ -36,14 +36,3 @@ ngx_kong_shift_unsafe(uint64_t word, unsigned gated,
 
     return reasons;
 }
-
-
-uint64_t
-ngx_kong_shift_pace(uint64_t due, uint64_t now, uint32_t rate)
-{
-    if (due + 1000000 < now) {
-        due = now;
-    }
-
-    return due + 1000000 / rate;
-}

@@ -403,22 +403,22 @@ void ngx_http_kong_shift_set_status_reason(
 
 /* check: the checks of this process */
 
-typedef struct ngx_http_kong_shift_target_s  ngx_http_kong_shift_target_t;
+typedef struct ngx_http_kong_shift_server_s  ngx_http_kong_shift_server_t;
 
 typedef struct {
     ngx_kong_shift_conf_t           *kcf;
     ngx_event_t                      event;
     ngx_connection_t                 dumb;     /* what its data must be */
     ngx_log_t                        log;
-    ngx_http_kong_shift_target_t    *targets;
+    ngx_http_kong_shift_server_t    *targets;
     ngx_uint_t                       checking; /* unsigned  checking:1; */
 } ngx_http_kong_shift_checks_t;
 
 
 /* a peer that is checked */
 
-struct ngx_http_kong_shift_target_s {
-    ngx_http_kong_shift_target_t    *next;
+struct ngx_http_kong_shift_server_s {
+    ngx_http_kong_shift_server_t    *next;
     ngx_http_kong_shift_checks_t    *checks;
     ngx_http_kong_shift_srv_conf_t  *kscf;
     ngx_kong_shift_pool_e            pool;
@@ -446,7 +446,7 @@ ngx_uint_t ngx_http_kong_shift_holds(ngx_http_kong_shift_checks_t *checks);
 void ngx_http_kong_shift_checked(ngx_http_kong_shift_probe_t *probe);
 
 /* Makes what a probe has found count. */
-void ngx_http_kong_shift_judge(ngx_http_kong_shift_target_t *target);
+void ngx_http_kong_shift_judge(ngx_http_kong_shift_server_t *target);
 
 
 /* census */

@@ -10,6 +10,7 @@
 #define NGX_HTTP_KONG_SHIFT_SCAN     500     /* milliseconds */
 #define NGX_HTTP_KONG_SHIFT_STREAM   5000
 #define NGX_HTTP_KONG_SHIFT_OVERDUE  100
+#define NGX_HTTP_KONG_SHIFT_STALE    1000
 
 
 typedef struct {
@@ -333,6 +334,17 @@ ngx_http_kong_shift_drain_paced(ngx_http_kong_shift_srv_conf_t *kscf,
     for ( ;; ) {
         due = __atomic_load_n(next, __ATOMIC_RELAXED);
 
+        if (due + NGX_HTTP_KONG_SHIFT_STALE * 1000 <= now) {
+
+            /* it begins once all workers have seen that it does */
+
+            (void) __atomic_compare_exchange_n(next, &due, now
+                                               + NGX_HTTP_KONG_SHIFT_SCAN * 1000,
+                                               0, __ATOMIC_RELAXED,
+                                               __ATOMIC_RELAXED);
+            break;
+        }
+
         if (due > now
             || (!ngx_http_kong_shift_is_oldest(kscf, pool)
                 && due + NGX_HTTP_KONG_SHIFT_OVERDUE * 1000 > now))
@@ -340,10 +352,8 @@ ngx_http_kong_shift_drain_paced(ngx_http_kong_shift_srv_conf_t *kscf,
             break;
         }
 
-        if (!__atomic_compare_exchange_n(next, &due,
-                                         ngx_kong_shift_pace(due, now, rate),
-                                         0, __ATOMIC_RELAXED,
-                                         __ATOMIC_RELAXED))
+        if (!__atomic_compare_exchange_n(next, &due, due + 1000000 / rate, 0,
+                                         __ATOMIC_RELAXED, __ATOMIC_RELAXED))
         {
             continue;
         }

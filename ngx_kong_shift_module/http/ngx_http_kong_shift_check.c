@@ -35,7 +35,7 @@ static void ngx_http_kong_shift_update(ngx_http_kong_shift_checks_t *checks);
 static void ngx_http_kong_shift_update_targets(
     ngx_http_kong_shift_checks_t *checks,
     ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_pool_e pool);
-static ngx_http_kong_shift_target_t *ngx_http_kong_shift_find_target(
+static ngx_http_kong_shift_server_t *ngx_http_kong_shift_find_target(
     ngx_http_kong_shift_checks_t *checks,
     ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_pool_e pool,
     ngx_str_t *name);
@@ -44,7 +44,7 @@ static void ngx_http_kong_shift_add_target(
     ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_pool_e pool,
     ngx_http_upstream_rr_peer_t *peer, ngx_uint_t n);
 static void ngx_http_kong_shift_free_target(
-    ngx_http_kong_shift_target_t *target);
+    ngx_http_kong_shift_server_t *target);
 static void ngx_http_kong_shift_check_target(ngx_event_t *ev);
 
 
@@ -227,7 +227,7 @@ ngx_http_kong_shift_holds(ngx_http_kong_shift_checks_t *checks)
 static void
 ngx_http_kong_shift_stop_targets(ngx_http_kong_shift_checks_t *checks)
 {
-    ngx_http_kong_shift_target_t  *target;
+    ngx_http_kong_shift_server_t  *target;
 
     while (checks->targets) {
         target = checks->targets;
@@ -318,7 +318,7 @@ ngx_http_kong_shift_update_targets(ngx_http_kong_shift_checks_t *checks,
     ngx_uint_t                      n, dynamic;
     ngx_http_upstream_rr_peer_t    *peer;
     ngx_http_upstream_rr_peers_t   *peers;
-    ngx_http_kong_shift_target_t   *target, **targetp;
+    ngx_http_kong_shift_server_t   *target, **targetp;
 
     dynamic = kscf->places[pool].dynamic;
     n = 0;
@@ -378,12 +378,12 @@ ngx_http_kong_shift_update_targets(ngx_http_kong_shift_checks_t *checks,
 }
 
 
-static ngx_http_kong_shift_target_t *
+static ngx_http_kong_shift_server_t *
 ngx_http_kong_shift_find_target(ngx_http_kong_shift_checks_t *checks,
     ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_pool_e pool,
     ngx_str_t *name)
 {
-    ngx_http_kong_shift_target_t  *target;
+    ngx_http_kong_shift_server_t  *target;
 
     for (target = checks->targets; target; target = target->next) {
 
@@ -409,7 +409,7 @@ ngx_http_kong_shift_add_target(ngx_http_kong_shift_checks_t *checks,
     ngx_uint_t                     place;
     ngx_http_kong_shift_probe_t   *probe;
     ngx_http_kong_shift_check_t   *check;
-    ngx_http_kong_shift_target_t  *target;
+    ngx_http_kong_shift_server_t  *target;
 
     check = &kscf->check[pool];
 
@@ -422,7 +422,7 @@ ngx_http_kong_shift_add_target(ngx_http_kong_shift_checks_t *checks,
         return;
     }
 
-    target = ngx_calloc(sizeof(ngx_http_kong_shift_target_t),
+    target = ngx_calloc(sizeof(ngx_http_kong_shift_server_t),
                         ngx_cycle->log);
     if (target == NULL) {
         return;
@@ -485,7 +485,7 @@ ngx_http_kong_shift_add_target(ngx_http_kong_shift_checks_t *checks,
 
 
 static void
-ngx_http_kong_shift_free_target(ngx_http_kong_shift_target_t *target)
+ngx_http_kong_shift_free_target(ngx_http_kong_shift_server_t *target)
 {
     ngx_http_kong_shift_stop_probe(&target->probe);
 
@@ -502,7 +502,7 @@ ngx_http_kong_shift_check_target(ngx_event_t *ev)
 {
     ngx_connection_t              *dumb;
     ngx_kong_shift_peer_t         *known;
-    ngx_http_kong_shift_target_t  *target;
+    ngx_http_kong_shift_server_t  *target;
 
     dumb = ev->data;
     target = dumb->data;

@@ -62,6 +62,10 @@ ngx_http_kong_shift_init(ngx_conf_t *cf)
         }
     }
 
+    if (n && ngx_http_kong_shift_init_log(cf) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
     for (i = 0; i < umcf->upstreams.nelts; i++) {
 
         if (uscfp[i]->srv_conf == NULL) {
@@ -77,10 +81,6 @@ ngx_http_kong_shift_init(ngx_conf_t *cf)
         {
             return NGX_ERROR;
         }
-    }
-
-    if (n && ngx_http_kong_shift_init_log(cf) != NGX_OK) {
-        return NGX_ERROR;
     }
 
     return ngx_http_kong_shift_init_freezes(cf, umcf, ksmcf);

@@ -8,23 +8,23 @@
 
 
 static void ngx_http_kong_shift_judge_waiting(
-    ngx_http_kong_shift_target_t *target);
+    ngx_http_kong_shift_server_t *target);
 static ngx_uint_t ngx_http_kong_shift_is_busy(
-    ngx_http_kong_shift_target_t *target);
+    ngx_http_kong_shift_server_t *target);
 static ngx_uint_t ngx_http_kong_shift_agrees(
-    ngx_http_kong_shift_target_t *target);
+    ngx_http_kong_shift_server_t *target);
 static void ngx_http_kong_shift_note_result(
-    ngx_http_kong_shift_target_t *target, ngx_kong_shift_peer_t *known,
+    ngx_http_kong_shift_server_t *target, ngx_kong_shift_peer_t *known,
     ngx_uint_t passed);
 static void ngx_http_kong_shift_see_peer_locked(
-    ngx_http_kong_shift_target_t *target, ngx_kong_shift_peer_t *known);
+    ngx_http_kong_shift_server_t *target, ngx_kong_shift_peer_t *known);
 
 
 void
 ngx_http_kong_shift_checked(ngx_http_kong_shift_probe_t *probe)
 {
     ngx_kong_shift_peer_t         *known;
-    ngx_http_kong_shift_target_t  *target;
+    ngx_http_kong_shift_server_t  *target;
 
     target = probe->data;
     target->busy = 0;
@@ -57,10 +57,10 @@ ngx_http_kong_shift_checked(ngx_http_kong_shift_probe_t *probe)
  */
 
 static void
-ngx_http_kong_shift_judge_waiting(ngx_http_kong_shift_target_t *target)
+ngx_http_kong_shift_judge_waiting(ngx_http_kong_shift_server_t *target)
 {
     ngx_uint_t                     busy;
-    ngx_http_kong_shift_target_t  *other;
+    ngx_http_kong_shift_server_t  *other;
 
     busy = ngx_http_kong_shift_is_busy(target);
 
@@ -78,9 +78,9 @@ ngx_http_kong_shift_judge_waiting(ngx_http_kong_shift_target_t *target)
 
 
 static ngx_uint_t
-ngx_http_kong_shift_is_busy(ngx_http_kong_shift_target_t *target)
+ngx_http_kong_shift_is_busy(ngx_http_kong_shift_server_t *target)
 {
-    ngx_http_kong_shift_target_t  *other;
+    ngx_http_kong_shift_server_t  *other;
 
     for (other = target->checks->targets; other; other = other->next) {
 
@@ -96,7 +96,7 @@ ngx_http_kong_shift_is_busy(ngx_http_kong_shift_target_t *target)
 
 
 static ngx_uint_t
-ngx_http_kong_shift_agrees(ngx_http_kong_shift_target_t *target)
+ngx_http_kong_shift_agrees(ngx_http_kong_shift_server_t *target)
 {
     int                     best;
     ngx_uint_t              i;
@@ -121,7 +121,7 @@ ngx_http_kong_shift_agrees(ngx_http_kong_shift_target_t *target)
 
 
 void
-ngx_http_kong_shift_judge(ngx_http_kong_shift_target_t *target)
+ngx_http_kong_shift_judge(ngx_http_kong_shift_server_t *target)
 {
     ngx_uint_t                       passed, changed, first, level;
     ngx_kong_shift_peer_t           *known;
@@ -185,7 +185,7 @@ ngx_http_kong_shift_judge(ngx_http_kong_shift_target_t *target)
 
 
 static void
-ngx_http_kong_shift_note_result(ngx_http_kong_shift_target_t *target,
+ngx_http_kong_shift_note_result(ngx_http_kong_shift_server_t *target,
     ngx_kong_shift_peer_t *known, ngx_uint_t passed)
 {
     u_char  *last;
@@ -211,7 +211,7 @@ ngx_http_kong_shift_note_result(ngx_http_kong_shift_target_t *target,
 
 
 static void
-ngx_http_kong_shift_see_peer_locked(ngx_http_kong_shift_target_t *target,
+ngx_http_kong_shift_see_peer_locked(ngx_http_kong_shift_server_t *target,
     ngx_kong_shift_peer_t *known)
 {
     u_char                   *last;

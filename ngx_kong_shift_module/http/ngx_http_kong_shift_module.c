@@ -66,18 +66,18 @@ static ngx_command_t  ngx_http_kong_shift_commands[] = {
       offsetof(ngx_http_kong_shift_srv_conf_t, gate),
       NULL },
 
-    { ngx_string("kong_shift_check"),
-      NGX_HTTP_UPS_CONF|NGX_CONF_ANY,
-      ngx_http_kong_shift_check,
-      NGX_HTTP_SRV_CONF_OFFSET,
-      0,
-      NULL },
-
     { ngx_string("kong_shift_rescue"),
       NGX_HTTP_UPS_CONF|NGX_CONF_FLAG,
       ngx_http_kong_shift_flag,
       NGX_HTTP_SRV_CONF_OFFSET,
       offsetof(ngx_http_kong_shift_srv_conf_t, rescue),
+      NULL },
+
+    { ngx_string("kong_shift_check"),
+      NGX_HTTP_UPS_CONF|NGX_CONF_ANY,
+      ngx_http_kong_shift_check,
+      NGX_HTTP_SRV_CONF_OFFSET,
+      0,
       NULL },
 
     { ngx_string("kong_shift_api"),

@@ -20,6 +20,8 @@ static ngx_uint_t ngx_http_kong_shift_see_version(
     uint64_t generation);
 static ngx_uint_t ngx_http_kong_shift_add_version(
     ngx_kong_shift_pool_t *pool, const char *version, size_t len);
+static ngx_uint_t ngx_http_kong_shift_has_version(
+    ngx_kong_shift_pool_t *pool, const char *text);
 static void ngx_http_kong_shift_judge_versions(
     ngx_http_kong_shift_peer_data_t *kp, const char *announced);
 static ngx_uint_t ngx_http_kong_shift_read_version(
@@ -158,12 +160,12 @@ ngx_http_kong_shift_add_version(ngx_kong_shift_pool_t *pool,
     const char *version, size_t len)
 {
     char        text[NGX_KONG_SHIFT_VERSION_SIZE];
-    ngx_uint_t  i, j, n;
+    ngx_uint_t  i, n;
 
     ngx_memzero(text, sizeof(text));
     ngx_memcpy(text, version, len);
 
-    n = NGX_KONG_SHIFT_VERSIONS;
+    n = NGX_KONG_SHIFT_VERSIONS - 1;
 
     for (i = 0; i < NGX_KONG_SHIFT_VERSIONS; i++) {
 
@@ -171,30 +173,35 @@ ngx_http_kong_shift_add_version(ngx_kong_shift_pool_t *pool,
             return i;
         }
 
-        if (n < NGX_KONG_SHIFT_VERSIONS) {
-            continue;
+        if (pool->version[i].text[0] == '\0') {
+            n = i;
+            break;
         }
 
-        for (j = 0; j < NGX_KONG_SHIFT_PEERS; j++) {
-            if (pool->version[i].text[0]
-                && ngx_strcmp(pool->peer[j].version, pool->version[i].text)
-                   == 0)
-            {
-                break;
-            }
-        }
-
-        if (j == NGX_KONG_SHIFT_PEERS) {
+        if (!ngx_http_kong_shift_has_version(pool, pool->version[i].text)) {
             n = i;
         }
     }
-
-    n = ngx_min(n, NGX_KONG_SHIFT_VERSIONS - 1);
 
     ngx_memzero(&pool->version[n], sizeof(ngx_kong_shift_version_t));
     ngx_memcpy(pool->version[n].text, text, NGX_KONG_SHIFT_VERSION_SIZE);
 
     return n;
+}
+
+
+static ngx_uint_t
+ngx_http_kong_shift_has_version(ngx_kong_shift_pool_t *pool, const char *text)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < NGX_KONG_SHIFT_PEERS; i++) {
+        if (ngx_strcmp(pool->peer[i].version, text) == 0) {
+            return 1;
+        }
+    }
+
+    return 0;
 }
 
 
