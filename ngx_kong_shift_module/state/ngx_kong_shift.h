@@ -230,7 +230,7 @@ typedef struct {
     u_char                    *file;       /* of the directive */
     ngx_uint_t                 line;
 
-    ngx_pool_t                *tick;       /* of the tick under way */
+    struct ngx_kong_shift_op_s  *tick;     /* under way, or NULL */
 
     ngx_uint_t                 row;        /* of this worker */
 
@@ -533,6 +533,9 @@ struct ngx_kong_shift_op_s {
 
 /* Starts a change; "handler" is called exactly once, perhaps at once. */
 void ngx_kong_shift_op_start(ngx_kong_shift_op_t *op);
+
+/* Ends one that nobody waits for, together with its pool. */
+void ngx_kong_shift_op_drop(ngx_kong_shift_op_t *op);
 
 /* Writes what the event says, NGX_KONG_SHIFT_COMMENT_SIZE bytes at most. */
 void ngx_kong_shift_op_text(ngx_kong_shift_op_t *op, char *text);

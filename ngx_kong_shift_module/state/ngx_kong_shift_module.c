@@ -602,7 +602,7 @@ ngx_kong_shift_exit_process(ngx_cycle_t *cycle)
                                                  ngx_kong_shift_module);
 
     if (kcf->tick) {
-        ngx_destroy_pool(kcf->tick);
+        ngx_kong_shift_op_drop(kcf->tick);
     }
 
     if (kcf->shm_zone
@@ -668,7 +668,7 @@ ngx_kong_shift_tick(ngx_event_t *ev)
         return;
     }
 
-    kcf->tick = pool;
+    kcf->tick = op;
 
     op->kcf = kcf;
     op->pool = pool;

@@ -63,6 +63,21 @@ ngx_kong_shift_op_start(ngx_kong_shift_op_t *op)
 }
 
 
+void
+ngx_kong_shift_op_drop(ngx_kong_shift_op_t *op)
+{
+    /* whoever deletes a timer after this must not come across it */
+
+    if (op->timer.timer_set) {
+        ngx_del_timer(&op->timer);
+    }
+
+    free(op->file.text);
+
+    ngx_destroy_pool(op->pool);
+}
+
+
 static void
 ngx_kong_shift_op_try(ngx_kong_shift_op_t *op)
 {
