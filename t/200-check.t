@@ -55,7 +55,7 @@ $dp{new}->set(status => 'ok', traffic => 'ok');
 my $began = time();
 wait_for('new', sub { $t->pool eq 'new' });
 my $took = time() - $began;
-cmp_ok($took, '<=', 2 * $interval + 0.1, sprintf 'ready after %.2f s', $took);
+cmp_ok($took, '<=', 2 * $interval + 0.3, sprintf 'ready after %.2f s', $took);
 
 $r = $t->load(requests => 200, conns => 4);
 is(pool_counts($r), 'old 100, new 100, failed 0', 'it has its share');
@@ -66,11 +66,59 @@ $dp{new}->set(status => 'blackhole');
 $began = time();
 wait_for('not ready', sub { grep { /timed out/ } events('peer') });
 $took = time() - $began;
-cmp_ok($took, '<=', 2 * $interval + $timeout + 0.1,
+cmp_ok($took, '<=', 2 * $interval + $timeout + 0.3,
     sprintf 'not ready after %.2f s', $took);
 my $n = $dp{new}->requests;
 $r = $t->load(requests => 200, conns => 4);
 is(pool_counts($r), 'old 200, new 0, failed 0', 'old has its share');
 is(scalar($dp{new}->requests), $n, 'it gets nothing');
+
+
+# --- a check that is wrong: old is used all the same
+
+$dp{new}->set(status => 'ok');
+wait_for('new', sub { $t->pool eq 'new' });
+my $closed = $t->port('closed');
+my $wrong = "kong_shift_check port=$closed interval=300ms;";
+$front->set($t->front_conf(weight => 0, extra => $wrong), '');
+ok($front->reload, 'a wrong port');
+
+# both were ready before, so that each of them is dropped first
+wait_for('fail_open', sub { events('fail_open') });
+is((events('fail_open'))[-1], 'old has no ready peer and new may not take over, '
+    . 'old is used as if it was not checked', 'it is told of');
+$r = $t->load(requests => 200, conns => 4);
+is(pool_counts($r), 'old 200, new 0, failed 0', 'all go to old');
+$front->set($t->front_conf(weight => 30, extra => $wrong), '');
+ok($front->reload, 'a weight');
+$r = $t->load(requests => 200, conns => 4);
+is(pool_counts($r), 'old 200, new 0, failed 0', 'with a weight too');
+ok($front->stop, 'it stops');
+ok($front->start, 'and starts with it');
+my $from = time();
+while (time() < $from + 2) {
+    $r = $t->load(requests => 50, conns => 4);
+    last if pool_counts($r) ne 'old 50, new 0, failed 0';
+}
+is(pool_counts($r), 'old 50, new 0, failed 0', 'all go to old all the time');
+
+# old is dead indeed, and new may take over
+$front->set($t->front_conf(weight => 10, extra => check('old') . check('new')),
+    '');
+ok($front->reload, 'the right ports');
+wait_for('new', sub { $t->load(requests => 20)->{pool}{new} });
+$dp{old}->set(status => 'not');
+wait_for('fallback', sub { !$t->load(requests => 20)->{pool}{old} });
+$n = $dp{old}->requests;
+$r = $t->load(requests => 200, conns => 4);
+is(pool_counts($r), 'old 0, new 200, failed 0', 'new takes all of old');
+is($r->{failed}, 0, 'and no request fails');
+is(scalar($dp{old}->requests), $n, 'old gets nothing');
+like($t->get('/')->{headers}{'x-reason'}, qr/^(?:fallback|weight)$/, 'the reason');
+
+# but not without a weight
+$t->weight(0);
+$r = $t->load(requests => 200, conns => 4);
+is(pool_counts($r), 'old 200, new 0, failed 0', 'weight 0: old is used at once');
 
 $t->finish;

@@ -301,12 +301,6 @@ void ngx_http_kong_shift_follow(ngx_kong_shift_t *shift);
 ngx_int_t ngx_http_kong_shift_init_checks(ngx_cycle_t *cycle);
 
 
-/*
- * Of a process without a master, which a reload does not end: the checks of
- * the old configuration give way to those of this one.
- */
-ngx_int_t ngx_http_kong_shift_replace_checks(ngx_cycle_t *cycle);
-
 void ngx_http_kong_shift_end_checks(ngx_cycle_t *cycle);
 
 

@@ -108,21 +108,6 @@ ngx_http_kong_shift_init_checks(ngx_cycle_t *cycle)
 }
 
 
-ngx_int_t
-ngx_http_kong_shift_replace_checks(ngx_cycle_t *cycle)
-{
-    if (ngx_process != NGX_PROCESS_SINGLE || ngx_test_config
-        || ngx_is_init_cycle(cycle->old_cycle))
-    {
-        return NGX_OK;
-    }
-
-    ngx_http_kong_shift_end_checks(cycle->old_cycle);
-
-    return ngx_http_kong_shift_init_checks(cycle);
-}
-
-
 void
 ngx_http_kong_shift_end_checks(ngx_cycle_t *cycle)
 {

@@ -150,7 +150,7 @@ static void
 ngx_http_kong_shift_see_pools(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_t *shift, unsigned empty, unsigned fail_open)
 {
-    ngx_uint_t                pool, level;
+    ngx_uint_t                pool, level, changed;
     ngx_kong_shift_record_t  *rec;
 
     static const char  *text[2][2] = {
@@ -170,6 +170,10 @@ ngx_http_kong_shift_see_pools(ngx_kong_shift_conf_t *kcf,
 
     ngx_shmtx_lock(&kcf->shpool->mutex);
 
+    /* one of several that see the same tells of it */
+
+    changed = (rec->empty != empty || rec->fail_open != fail_open);
+
     for (pool = 0; pool < 2; pool++) {
         if ((rec->empty ^ empty) & (1 << pool)) {
             ngx_kong_shift_see_locked(rec, NGX_KONG_SHIFT_SEE_FALLBACK,
@@ -188,6 +192,10 @@ ngx_http_kong_shift_see_pools(ngx_kong_shift_conf_t *kcf,
     __atomic_store_n(&rec->empty, (uint64_t) empty, __ATOMIC_RELEASE);
 
     ngx_shmtx_unlock(&kcf->shpool->mutex);
+
+    if (!changed) {
+        return;
+    }
 
     level = (empty || fail_open) ? NGX_LOG_ERR : NGX_LOG_NOTICE;
 

@@ -72,7 +72,18 @@ ngx_http_kong_shift_init_places(ngx_cycle_t *cycle)
         ngx_http_kong_shift_refresh(kscf->shift);
     }
 
-    return ngx_http_kong_shift_replace_checks(cycle);
+    if (ngx_process == NGX_PROCESS_SINGLE
+        && !ngx_is_init_cycle(cycle->old_cycle))
+    {
+        /*
+         * Without a master nginx gives no connections to a new cycle, and
+         * frees the old one some time later.
+         */
+
+        ngx_http_kong_shift_end_checks(cycle->old_cycle);
+    }
+
+    return NGX_OK;
 }
 
 

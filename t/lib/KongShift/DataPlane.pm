@@ -1,8 +1,8 @@
 package KongShift::DataPlane;
 
-# A stand-in for a data plane: a port for requests, and one for its Status API
-# that does whatever a test needs, well or badly.  How both answer is told by
-# set() at any time:
+# A stand-in for a data plane: a port for requests, and one for its Status API,
+# which does whatever a test needs, well or badly, and is at the first port too,
+# since a pool has one port= for all.  How both answer is told by set():
 #
 #   traffic   ok | none (404) | status code
 #   status    ok | not (503) | status code | a whole answer | hash=DIGITS
@@ -136,6 +136,7 @@ sub serve {
         $buf =~ s/\A(.*?)\r\n\r\n//s;
         my $head = $1;
 
+        $what = 'status' if $head =~ m{^GET /status};
         $self->note($what, $head);
 
         my $mode = from_json(KongShift::read_file($self->{file}))->{$what};
