@@ -123,7 +123,7 @@ ngx_http_kong_shift_agrees(ngx_http_kong_shift_server_t *target)
 void
 ngx_http_kong_shift_judge(ngx_http_kong_shift_server_t *target)
 {
-    ngx_uint_t                       passed, changed, first, level;
+    ngx_uint_t                       passed, changed, first, fails, level;
     ngx_kong_shift_peer_t           *known;
     ngx_kong_shift_conf_t           *kcf;
     ngx_http_kong_shift_check_t     *check;
@@ -154,8 +154,12 @@ ngx_http_kong_shift_judge(ngx_http_kong_shift_server_t *target)
 
     first = !known->health.checked;
 
+    /* one of new that was in use before a restart is not given the doubt */
+
+    fails = (first && target->pool == NGX_KONG_SHIFT_NEW) ? 1 : check->fails;
+
     changed = ngx_kong_shift_report(&known->health, passed, check->passes,
-                                    check->fails, ngx_current_msec);
+                                    fails, ngx_current_msec);
 
     known->checked = ngx_time();
 

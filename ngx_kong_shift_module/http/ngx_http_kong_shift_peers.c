@@ -197,7 +197,11 @@ ngx_http_kong_shift_see_pools(ngx_kong_shift_conf_t *kcf,
         return;
     }
 
-    level = (empty || fail_open) ? NGX_LOG_ERR : NGX_LOG_NOTICE;
+    /* new without a weight may be empty: it is still to come */
+
+    level = (fail_open || (empty & (1 << NGX_KONG_SHIFT_OLD))
+             || (empty && ngx_kong_shift_effective(rec->word, shift->gated)))
+            ? NGX_LOG_ERR : NGX_LOG_NOTICE;
 
     ngx_log_error(level, ngx_cycle->log, 0,
                   "kong_shift \"%V\": pools without a ready peer:%s%s%s%s",

@@ -15,7 +15,9 @@ static void ngx_http_kong_shift_forget_left(ngx_kong_shift_record_t *rec,
     ngx_kong_shift_pool_e pool);
 static void ngx_http_kong_shift_init_pool_health(
     ngx_kong_shift_record_t *rec, ngx_http_kong_shift_srv_conf_t *kscf,
-    ngx_kong_shift_pool_e pool);
+    ngx_kong_shift_pool_e pool, ngx_kong_shift_pool_e as);
+static ngx_uint_t ngx_http_kong_shift_was_new_in_use(ngx_cycle_t *cycle,
+    ngx_kong_shift_t *shift);
 static ngx_uint_t ngx_http_kong_shift_take_place(
     ngx_kong_shift_record_t *rec, ngx_kong_shift_pool_e pool,
     ngx_str_t *name);
@@ -151,7 +153,9 @@ ngx_http_kong_shift_init_pool_places(ngx_cycle_t *cycle,
     }
 
     ngx_http_kong_shift_forget_left(rec, pool);
-    ngx_http_kong_shift_init_pool_health(rec, kscf, pool);
+    ngx_http_kong_shift_init_pool_health(rec, kscf, pool,
+                   ngx_http_kong_shift_was_new_in_use(cycle, kscf->shift)
+                   ? NGX_KONG_SHIFT_OLD : pool);
 
     ngx_shmtx_unlock(&kcf->shpool->mutex);
 
@@ -159,12 +163,35 @@ ngx_http_kong_shift_init_pool_places(ngx_cycle_t *cycle,
 }
 
 
+/*
+ * After a restart, and in the new binary of an upgrade, a weight that was set
+ * at run time says that new was in use.  It is not taken out of use until its
+ * checks have passed: old may long be stopped.
+ */
+
+static ngx_uint_t
+ngx_http_kong_shift_was_new_in_use(ngx_cycle_t *cycle,
+    ngx_kong_shift_t *shift)
+{
+    uint64_t  word;
+
+    word = shift->record->word;
+
+    return ngx_is_init_cycle(cycle->old_cycle)
+           && ngx_kong_shift_word_generation(word) > 1
+           && ngx_kong_shift_effective(word, shift->gated) > 0;
+}
+
+
+/* "as" is the pool whose peers start as these do */
+
 static void
 ngx_http_kong_shift_init_pool_health(ngx_kong_shift_record_t *rec,
-    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_pool_e pool)
+    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_pool_e pool,
+    ngx_kong_shift_pool_e as)
 {
-    ngx_uint_t                     i;
-    ngx_kong_shift_peer_t         *peer;
+    ngx_uint_t              i;
+    ngx_kong_shift_peer_t  *peer;
 
     for (i = 0; i < NGX_KONG_SHIFT_PEERS; i++) {
         peer = &rec->pool[pool].peer[i];
@@ -176,7 +203,7 @@ ngx_http_kong_shift_init_pool_health(ngx_kong_shift_record_t *rec,
             peer->health.checked = 0;
 
         } else if (!peer->health.checked) {
-            ngx_kong_shift_init_health(&peer->health, pool);
+            ngx_kong_shift_init_health(&peer->health, as);
 
             ngx_cpystrn((u_char *) peer->reason,
                         (u_char *) "not checked yet",
