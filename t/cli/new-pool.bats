@@ -58,6 +58,7 @@ teardown_file() {
     local run node which
     run=$(<"$BATS_FILE_TMPDIR/run")
     if [[ -f $run/world ]]; then
+        # shellcheck source=/dev/null
         . "$run/world"
         for which in x y; do
             for node in "dp_${which}1" "dp_${which}2" "cp_$which"; do
