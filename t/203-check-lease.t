@@ -112,9 +112,9 @@ $began = time();
 for (1 .. 12) {
     ok($front->reload, 'reload') or diag($front->error_log);
 }
-my $took = time() - $began;
 my $r = $t->stop_load($load);
 $checks = grep { $_ > $began } $dp{new}->checks;
+my $took = time() - $began;
 
 is(peer_events(), $n, 'a storm of reloads: nothing changes');
 is($r->{failed}, 0, 'no request fails');

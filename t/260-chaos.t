@@ -240,6 +240,23 @@ $r = KongShift::Planes::stop_load($load);
 is($r->{failures}, 0, 'no plane is ready: no client sees it')
     or diag(explain($r->{errors}));
 
+# One is left, and is silent for less than the checks would mind: nginx itself
+# would now do without it for 10 seconds.
+$planes->mode('new1', 'ok');
+ok(retry_until(sub {
+    my $r = $t->api('GET', '/shifts/kong/pools/new');
+    return $r && ($r->{json}{ready} // 0) == 1;
+}, $returns + 10 * $late), 'one plane is ready again');
+is($t->pool('/x'), 'new', 'and serves all');
+$planes->signal('new1', 'STOP');
+like($t->get('/x')->{status}, qr/^50[24]$/, 'it is silent');
+$planes->signal('new1', 'CONT');
+my $works = time();
+ok(retry_until(sub { $t->pool('/x') eq 'new' }, 20), 'it works again');
+$works = time() - $works;
+cmp_ok($works, '<=', $interval + 1.3 + $late, sprintf
+    'and is used after %.2f s', $works);
+
 $planes->signal($_, 'KILL') for @all;
 sleep $leaves + $late;
 my $began = time();

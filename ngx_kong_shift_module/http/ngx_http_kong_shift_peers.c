@@ -18,6 +18,8 @@ static void ngx_http_kong_shift_see_pools(ngx_kong_shift_conf_t *kcf,
 static void ngx_http_kong_shift_refresh_pool(
     ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_pool_e pool,
     ngx_uint_t unchecked);
+static ngx_uint_t ngx_http_kong_shift_is_stuck(
+    ngx_http_upstream_rr_peers_t *peers);
 static void ngx_http_kong_shift_refresh_peer(
     ngx_http_upstream_rr_peer_t *peer, ngx_uint_t usable, ngx_int_t weight);
 
@@ -217,7 +219,7 @@ ngx_http_kong_shift_refresh_pool(ngx_http_kong_shift_srv_conf_t *kscf,
     ngx_kong_shift_pool_e pool, ngx_uint_t unchecked)
 {
     ngx_int_t                      weight;
-    ngx_uint_t                     i, place, dynamic;
+    ngx_uint_t                     i, place, dynamic, stuck;
     ngx_kong_shift_peer_t         *known;
     ngx_kong_shift_record_t       *rec;
     ngx_http_upstream_rr_peer_t   *peer;
@@ -239,6 +241,8 @@ ngx_http_kong_shift_refresh_pool(ngx_http_kong_shift_srv_conf_t *kscf,
         if (dynamic) {
             ngx_http_kong_shift_lock(peers);
         }
+
+        stuck = ngx_http_kong_shift_is_stuck(peers);
 
         for (peer = peers->peer; peer; peer = peer->next, i++) {
 
@@ -270,6 +274,14 @@ ngx_http_kong_shift_refresh_pool(ngx_http_kong_shift_srv_conf_t *kscf,
                 weight = ngx_max(weight, 1);
             }
 
+            if (stuck && known->health.ready && known->health.fails == 0
+                && known->checked > peer->checked)
+            {
+                /* a check has passed since */
+
+                peer->fails = 0;
+            }
+
             ngx_http_kong_shift_refresh_peer(peer,
                                   (unchecked || known->health.ready)
                                   && !known->drained, weight);
@@ -279,6 +291,33 @@ ngx_http_kong_shift_refresh_pool(ngx_http_kong_shift_srv_conf_t *kscf,
             ngx_http_kong_shift_unlock(peers);
         }
     }
+}
+
+
+/*
+ * Whether nginx would use none of them, as all that may be used have failed
+ * of late: then the checks know better than "fail_timeout" what works again.
+ */
+
+static ngx_uint_t
+ngx_http_kong_shift_is_stuck(ngx_http_upstream_rr_peers_t *peers)
+{
+    ngx_http_upstream_rr_peer_t  *peer;
+
+    if (peers->single) {
+        return 0;
+    }
+
+    for (peer = peers->peer; peer; peer = peer->next) {
+
+        if (peer->down == 0
+            && (peer->max_fails == 0 || peer->fails < peer->max_fails))
+        {
+            return 0;
+        }
+    }
+
+    return 1;
 }
 
 

@@ -30,6 +30,22 @@ row() {
         now() + interval '1 day', '$3', 'normal')"
 }
 
+# answers STATUS BODY ARG...: check, with a balancer that says this of its old pool.
+answers() {
+    mkdir -p "$BATS_TEST_TMPDIR/bin"
+    printf '%s' "$2" >"$BATS_TEST_TMPDIR/answer"
+    cat >"$BATS_TEST_TMPDIR/bin/curl" <<EOF
+#!/bin/bash
+[[ "\$*" == */pools/old/safe_to_stop* ]] || exec $(command -v curl) "\$@"
+while [[ \$1 != -o ]]; do shift; done
+cp "$BATS_TEST_TMPDIR/answer" "\$2"
+printf $1
+EOF
+    chmod +x "$BATS_TEST_TMPDIR/bin/curl"
+    shift 2
+    PATH=$BATS_TEST_TMPDIR/bin:$PATH check "$@"
+}
+
 @test "refused until all of it holds; then CP X is stopped and a write reaches the DPs of Y" {
     local one=11111111-1111-1111-1111-111111111111 before
     before=$(digest_x)
@@ -40,6 +56,11 @@ row() {
     check 3 'must have stayed at 100 for 1h (setting hold)' decommission
     set_conf hold 1s
     sleep 2
+    answers 409 '{"code":"not_safe_to_stop","reasons":["active"],"drained":true,"active":2,"oldest_ms":5100,"long_lived":0}' \
+        3 'old: not safe to stop: 2 under way (oldest 5 s); see "kong-shift drain old --wait"' decommission
+    answers 503 '' 4 'old: unknown, HTTP 503' decommission
+    # A module from before there were drains.
+    answers 404 '{"code":"not_found"}' 3 'CP Y has no DP that is alive' decommission
     check 3 'CP Y has no DP that is alive' decommission
 
     write_dp_conf dp_y cp_y
