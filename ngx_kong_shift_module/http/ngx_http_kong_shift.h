@@ -109,6 +109,7 @@ typedef struct {
     ngx_int_t                      key_index;  /* if it is one variable */
     ngx_str_t                      key_text;
     ngx_http_complex_value_t      *override;
+    ngx_uint_t                     by_request; /* a key, or an override */
     ngx_str_t                      seed;
     uint32_t                       seed_hash;
 
@@ -453,11 +454,6 @@ void ngx_http_kong_shift_judge(ngx_http_kong_shift_server_t *target);
 
 /* Starts what looks after the requests under way in this worker. */
 ngx_int_t ngx_http_kong_shift_init_census(ngx_cycle_t *cycle);
-
-
-/* count */
-
-ngx_int_t ngx_http_kong_shift_log_handler(ngx_http_request_t *r);
 
 
 /* freeze */

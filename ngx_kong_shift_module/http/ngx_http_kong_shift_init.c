@@ -10,7 +10,6 @@
 static ngx_int_t ngx_http_kong_shift_init_shift(ngx_conf_t *cf,
     ngx_http_upstream_main_conf_t *umcf, ngx_http_upstream_srv_conf_t *us,
     ngx_http_kong_shift_srv_conf_t *kscf);
-static ngx_int_t ngx_http_kong_shift_init_log(ngx_conf_t *cf);
 static ngx_int_t ngx_http_kong_shift_init_freezes(ngx_conf_t *cf,
     ngx_http_upstream_main_conf_t *umcf,
     ngx_http_kong_shift_main_conf_t *ksmcf);
@@ -19,13 +18,11 @@ static ngx_int_t ngx_http_kong_shift_init_freezes(ngx_conf_t *cf,
 ngx_int_t
 ngx_http_kong_shift_init(ngx_conf_t *cf)
 {
-    ngx_uint_t                         i, n;
+    ngx_uint_t                         i;
     ngx_http_upstream_srv_conf_t     **uscfp;
     ngx_http_upstream_main_conf_t     *umcf;
     ngx_http_kong_shift_srv_conf_t    *kscf;
     ngx_http_kong_shift_main_conf_t   *ksmcf;
-
-    n = 0;
 
     umcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_upstream_module);
     ksmcf = ngx_http_conf_get_module_main_conf(cf,
@@ -50,8 +47,6 @@ ngx_http_kong_shift_init(ngx_conf_t *cf)
             {
                 return NGX_ERROR;
             }
-
-            n++;
 
         } else if (kscf->directive) {
             ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
@@ -136,9 +131,15 @@ ngx_http_kong_shift_init_shift(ngx_conf_t *cf,
         kscf->pool[i] = pool;
 
         ngx_queue_init(&kscf->under_way[i]);
+
+        /* no "Via" is as long as that */
+
+        kscf->via[i].len = NGX_MAX_SIZE_T_VALUE;
     }
 
     ngx_conf_init_value(kscf->rescue, 1);
+
+    kscf->by_request = (kscf->key || kscf->override);
 
     kscf->shift->gated = (kscf->gate == 1);
 
@@ -155,25 +156,6 @@ ngx_http_kong_shift_init_shift(ngx_conf_t *cf,
     }
 
     kscf->seed_hash = ngx_murmur_hash2(kscf->seed.data, kscf->seed.len);
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_http_kong_shift_init_log(ngx_conf_t *cf)
-{
-    ngx_http_handler_pt        *h;
-    ngx_http_core_main_conf_t  *cmcf;
-
-    cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
-
-    h = ngx_array_push(&cmcf->phases[NGX_HTTP_LOG_PHASE].handlers);
-    if (h == NULL) {
-        return NGX_ERROR;
-    }
-
-    *h = ngx_http_kong_shift_log_handler;
 
     return NGX_OK;
 }

@@ -7,6 +7,7 @@
 #include "ngx_http_kong_shift.h"
 
 
+static void ngx_http_kong_shift_add_up(ngx_kong_shift_pool_t *pool);
 static json_t *ngx_http_kong_shift_pool(ngx_http_kong_shift_view_t *view,
     ngx_kong_shift_pool_e pool);
 static void ngx_http_kong_shift_add_drain(ngx_http_kong_shift_view_t *view,
@@ -61,7 +62,35 @@ ngx_http_kong_shift_view(ngx_kong_shift_conf_t *conf,
 
     ngx_memcpy(view->pool, rec->pool, sizeof(rec->pool));
 
+    ngx_http_kong_shift_add_up(&view->pool[NGX_KONG_SHIFT_OLD]);
+    ngx_http_kong_shift_add_up(&view->pool[NGX_KONG_SHIFT_NEW]);
+
     ngx_shmtx_unlock(&conf->shpool->mutex);
+}
+
+
+/* requests do not count what is a sum of others */
+
+static void
+ngx_http_kong_shift_add_up(ngx_kong_shift_pool_t *pool)
+{
+    ngx_uint_t              i, class;
+    ngx_kong_shift_peer_t  *peer;
+
+    pool->served = 0;
+
+    for (class = 0; class < 6; class++) {
+        pool->served += pool->responses[class];
+    }
+
+    for (i = 0; i < NGX_KONG_SHIFT_PEERS; i++) {
+        peer = &pool->peer[i];
+        peer->requests = 0;
+
+        for (class = 0; class < 6; class++) {
+            peer->requests += peer->responses[class];
+        }
+    }
 }
 
 

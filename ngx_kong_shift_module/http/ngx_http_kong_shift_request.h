@@ -14,6 +14,19 @@
 #include "ngx_http_kong_shift.h"
 
 
+/* what the counters of pools are told of a main request */
+
+typedef struct {
+    uint16_t                          status;   /* that was passed on, or 0 */
+    uint8_t                           server;   /* pool which has sent it */
+    uint8_t                           first;    /* pool that was chosen first */
+    uint8_t                           fallback; /* it stood in for the other */
+    uint8_t                           failed;   /* 1 << pool */
+    uint8_t                           lost;     /* the last attempt failed */
+    uint8_t                           main;     /* not only of subrequests */
+} ngx_http_kong_shift_outcome_t;
+
+
 /* what was chosen for a main request, for each shift it came through */
 
 typedef struct ngx_http_kong_shift_choice_s  ngx_http_kong_shift_choice_t;
@@ -25,13 +38,7 @@ struct ngx_http_kong_shift_choice_s {
 
     /* of the main request, or of a subrequest as long as it has none */
     ngx_http_upstream_t              *upstream;
-    uint16_t                          status;   /* that was passed on, or 0 */
-    uint8_t                           server;   /* pool which has sent it */
-    uint8_t                           first;    /* pool that was chosen first */
-    uint8_t                           fallback; /* it stood in for the other */
-    uint8_t                           failed;   /* 1 << pool */
-    uint8_t                           lost;     /* the last attempt failed */
-    uint8_t                           main;
+    ngx_http_kong_shift_outcome_t     outcome;
 
     ngx_http_kong_shift_choice_t     *next;
 };
@@ -127,6 +134,23 @@ ngx_http_kong_shift_get_ctx(ngx_http_request_t *r)
 }
 
 
+/* choose */
+
+ngx_int_t ngx_http_kong_shift_choose_by_request(ngx_http_request_t *r,
+    ngx_http_kong_shift_peer_data_t *kp, ngx_http_kong_shift_choice_t *choice);
+
+/*
+ * Subrequests and redirects stay where their main request went, unless that
+ * was closed to them since.
+ */
+ngx_int_t ngx_http_kong_shift_stay(ngx_http_request_t *r,
+    ngx_http_kong_shift_peer_data_t *kp, ngx_http_kong_shift_choice_t *choice);
+
+/* Notes which pool may take over, as long as the word is this one. */
+void ngx_http_kong_shift_note_word(ngx_http_kong_shift_srv_conf_t *kscf,
+    uint64_t word, uint64_t empty);
+
+
 /* rescue */
 
 /*
@@ -183,7 +207,7 @@ ngx_http_kong_shift_begin(ngx_http_kong_shift_srv_conf_t *kscf)
      * choosing, and nobody there, can be sure that none will follow.
      */
 
-    (void) __atomic_fetch_add(&kscf->census->choosing, 1, __ATOMIC_SEQ_CST);
+    (void) __atomic_exchange_n(&kscf->census->choosing, 1, __ATOMIC_SEQ_CST);
 
     return __atomic_load_n(&kscf->record->word, __ATOMIC_SEQ_CST);
 }
@@ -192,14 +216,7 @@ ngx_http_kong_shift_begin(ngx_http_kong_shift_srv_conf_t *kscf)
 static ngx_inline void
 ngx_http_kong_shift_end(ngx_http_kong_shift_srv_conf_t *kscf)
 {
-    ngx_kong_shift_census_t  *c;
-
-    c = kscf->census;
-
-    /* the record may by now be that of a shift of a later configuration */
-
-    __atomic_store_n(&c->choosing, c->choosing - (c->choosing != 0),
-                     __ATOMIC_RELEASE);
+    __atomic_store_n(&kscf->census->choosing, 0, __ATOMIC_RELEASE);
 }
 
 
@@ -236,6 +253,8 @@ ngx_http_kong_shift_leave(ngx_http_kong_shift_srv_conf_t *kscf,
 
     active = &kscf->census->active[kp->pool];
 
+    /* the record may by now be that of a shift of a later configuration */
+
     __atomic_store_n(active, *active - (*active != 0), __ATOMIC_RELEASE);
 }
 
@@ -245,9 +264,16 @@ ngx_http_kong_shift_leave(ngx_http_kong_shift_srv_conf_t *kscf,
 #define ngx_http_kong_shift_inc(counter)                                      \
     (void) __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED)
 
-/* Counts an attempt that has ended, as free() of the peer is told. */
-void ngx_http_kong_shift_count_attempt(ngx_http_kong_shift_peer_data_t *kp,
+#define ngx_http_kong_shift_class(status)                                     \
+    ((status) < 600 ? (uint32_t) (status) / 100 : 0)
+
+/* Counts an attempt that has failed. */
+void ngx_http_kong_shift_count_failure(ngx_http_kong_shift_peer_data_t *kp,
     ngx_uint_t state);
+
+/* Counts a main request that was logged. */
+void ngx_http_kong_shift_count_request(ngx_http_request_t *r,
+    ngx_http_kong_shift_choice_t *choice);
 
 
 /* version */
@@ -292,6 +318,34 @@ ngx_http_kong_shift_get_header(ngx_http_upstream_headers_in_t *headers,
 
 ngx_kong_shift_origin_e ngx_http_kong_shift_get_origin(
     ngx_http_kong_shift_choice_t *choice);
+
+
+static ngx_inline void
+ngx_http_kong_shift_choose_pool(ngx_http_kong_shift_peer_data_t *kp,
+    ngx_http_kong_shift_choice_t *choice, ngx_kong_shift_pool_e override,
+    uint32_t *hash)
+{
+    ngx_kong_shift_record_t         *rec;
+    ngx_http_kong_shift_srv_conf_t  *kscf;
+
+    kscf = choice->kscf;
+    rec = kscf->record;
+
+    choice->word = ngx_http_kong_shift_begin(kscf);
+
+    choice->choice = ngx_kong_shift_choose(choice->word, kscf->shift->gated,
+                                           (unsigned) rec->empty, override,
+                                           hash, &rec->credit);
+
+    ngx_http_kong_shift_enter(kscf, kp, choice->choice.pool);
+
+    ngx_log_debug4(NGX_LOG_DEBUG_HTTP, kp->request->connection->log, 0,
+                   "kong_shift \"%V\" pool:%d reason:%d generation:%uL",
+                   &kscf->shift->name, choice->choice.pool,
+                   choice->choice.reason,
+                   ngx_kong_shift_word_generation(choice->word));
+}
+
 
 
 #endif /* _NGX_HTTP_KONG_SHIFT_REQUEST_H_INCLUDED_ */

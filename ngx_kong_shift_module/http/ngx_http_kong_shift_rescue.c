@@ -51,7 +51,7 @@ ngx_http_kong_shift_rescue(ngx_peer_connection_t *pc,
                   &kscf->shift->name, &kscf->pool[other]->host,
                   &kscf->pool[kp->pool]->host);
 
-    choice->failed |= 1 << kp->pool;
+    choice->outcome.failed |= 1 << kp->pool;
     choice->choice.pool = other;
     choice->choice.reason = NGX_KONG_SHIFT_BY_RESCUE;
 

@@ -10,17 +10,6 @@
 static ngx_inline ngx_int_t ngx_http_kong_shift_set_pool(
     ngx_http_request_t *r, ngx_http_kong_shift_srv_conf_t *kscf,
     ngx_http_kong_shift_peer_data_t *kp);
-static ngx_int_t ngx_http_kong_shift_stay(ngx_http_request_t *r,
-    ngx_http_kong_shift_peer_data_t *kp, ngx_http_kong_shift_choice_t *choice);
-static ngx_inline void ngx_http_kong_shift_choose_pool(
-    ngx_http_kong_shift_peer_data_t *kp, ngx_http_kong_shift_choice_t *choice,
-    ngx_kong_shift_pool_e override, uint32_t *hash);
-static ngx_int_t ngx_http_kong_shift_choose_by_request(ngx_http_request_t *r,
-    ngx_http_kong_shift_peer_data_t *kp, ngx_http_kong_shift_choice_t *choice);
-static ngx_int_t ngx_http_kong_shift_get_override(ngx_http_request_t *r,
-    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_pool_e *pool);
-static ngx_int_t ngx_http_kong_shift_get_hash(ngx_http_request_t *r,
-    ngx_http_kong_shift_srv_conf_t *kscf, uint32_t *hash);
 static ngx_inline void ngx_http_kong_shift_link_ctx(ngx_http_request_t *r,
     ngx_http_kong_shift_ctx_t *ctx);
 static void ngx_http_kong_shift_cleanup(void *data);
@@ -33,6 +22,14 @@ static ngx_int_t ngx_http_kong_shift_get_peer(ngx_peer_connection_t *pc,
     void *data);
 static void ngx_http_kong_shift_free_peer(ngx_peer_connection_t *pc,
     void *data, ngx_uint_t state);
+static ngx_inline void ngx_http_kong_shift_count_attempt(
+    ngx_http_kong_shift_peer_data_t *kp, ngx_uint_t state);
+static ngx_inline void ngx_http_kong_shift_count_version(
+    ngx_http_kong_shift_peer_data_t *kp, ngx_http_kong_shift_srv_conf_t *kscf,
+    ngx_http_kong_shift_via_t *via, ngx_kong_shift_pool_t *pool,
+    ngx_kong_shift_peer_t *peer);
+static ngx_inline ngx_uint_t ngx_http_kong_shift_same_via(u_char *p,
+    ngx_http_kong_shift_via_t *via);
 
 #if (NGX_HTTP_SSL)
 static ngx_int_t ngx_http_kong_shift_set_session(ngx_peer_connection_t *pc,
@@ -119,11 +116,18 @@ ngx_http_kong_shift_init_peer(ngx_http_request_t *r,
     u->peer.data = kp;
     u->peer.get = ngx_http_kong_shift_get_peer;
     u->peer.free = ngx_http_kong_shift_free_peer;
-    u->peer.notify = kp->data.notify ? ngx_http_kong_shift_notify_peer : NULL;
+
+    if (kp->data.notify) {
+        u->peer.notify = ngx_http_kong_shift_notify_peer;
+    }
 
 #if (NGX_HTTP_SSL)
-    u->peer.set_session = ngx_http_kong_shift_set_session;
-    u->peer.save_session = ngx_http_kong_shift_save_session;
+
+    if (u->ssl) {
+        u->peer.set_session = ngx_http_kong_shift_set_session;
+        u->peer.save_session = ngx_http_kong_shift_save_session;
+    }
+
 #endif
 
     return NGX_OK;
@@ -153,14 +157,14 @@ ngx_http_kong_shift_set_pool(ngx_http_request_t *r,
     if (choice == NULL) {
         choice = &kp->own;
 
+        ngx_memzero(&choice->outcome,
+                    sizeof(ngx_http_kong_shift_outcome_t));
+
         choice->kscf = kscf;
         choice->upstream = kp->upstream;
-        choice->status = 0;
-        choice->failed = 0;
-        choice->lost = 0;
-        choice->main = (r == r->main);
+        choice->outcome.main = (r == r->main);
 
-        if (kscf->override == NULL && kscf->key == NULL) {
+        if (!kscf->by_request) {
             ngx_http_kong_shift_choose_pool(kp, choice, NGX_KONG_SHIFT_ANY,
                                             NULL);
 
@@ -170,8 +174,8 @@ ngx_http_kong_shift_set_pool(ngx_http_request_t *r,
             return NGX_ERROR;
         }
 
-        choice->first = choice->choice.pool;
-        choice->fallback = (choice->choice.reason
+        choice->outcome.first = choice->choice.pool;
+        choice->outcome.fallback = (choice->choice.reason
                             == NGX_KONG_SHIFT_BY_FALLBACK);
 
         choice->next = ctx->choices;
@@ -185,176 +189,6 @@ ngx_http_kong_shift_set_pool(ngx_http_request_t *r,
 
     kp->next = ctx->peers;
     ctx->peers = kp;
-
-    return NGX_OK;
-}
-
-
-/*
- * Subrequests and redirects stay where their main request went, unless that
- * was closed to them since.
- */
-
-static ngx_int_t
-ngx_http_kong_shift_stay(ngx_http_request_t *r,
-    ngx_http_kong_shift_peer_data_t *kp, ngx_http_kong_shift_choice_t *choice)
-{
-    uint64_t                         word;
-    ngx_http_kong_shift_srv_conf_t  *kscf;
-
-    kscf = choice->kscf;
-
-    if (r == r->main || !choice->main) {
-
-        /* redirected since nobody answered */
-
-        if (choice->main && choice->status == 0) {
-            choice->failed |= 1 << choice->choice.pool;
-        }
-
-        choice->upstream = kp->upstream;
-        choice->status = 0;
-        choice->lost = 0;
-        choice->main = (r == r->main);
-    }
-
-    word = ngx_http_kong_shift_begin(kscf);
-
-    if (ngx_kong_shift_may_stay(choice->word, word, kscf->shift->gated,
-                                choice->choice.pool))
-    {
-        ngx_http_kong_shift_enter(kscf, kp, choice->choice.pool);
-        return NGX_OK;
-    }
-
-    ngx_http_kong_shift_end(kscf);
-
-    return ngx_http_kong_shift_choose_by_request(r, kp, choice);
-}
-
-
-static ngx_inline void
-ngx_http_kong_shift_choose_pool(ngx_http_kong_shift_peer_data_t *kp,
-    ngx_http_kong_shift_choice_t *choice, ngx_kong_shift_pool_e override,
-    uint32_t *hash)
-{
-    ngx_kong_shift_record_t         *rec;
-    ngx_http_kong_shift_srv_conf_t  *kscf;
-
-    kscf = choice->kscf;
-    rec = kscf->record;
-
-    choice->word = ngx_http_kong_shift_begin(kscf);
-
-    choice->choice = ngx_kong_shift_choose(choice->word, kscf->shift->gated,
-                                           (unsigned) rec->empty, override,
-                                           hash, &rec->credit);
-
-    ngx_http_kong_shift_enter(kscf, kp, choice->choice.pool);
-
-    ngx_log_debug4(NGX_LOG_DEBUG_HTTP, kp->request->connection->log, 0,
-                   "kong_shift \"%V\" pool:%d reason:%d generation:%uL",
-                   &kscf->shift->name, choice->choice.pool,
-                   choice->choice.reason,
-                   ngx_kong_shift_word_generation(choice->word));
-}
-
-
-static ngx_int_t
-ngx_http_kong_shift_choose_by_request(ngx_http_request_t *r,
-    ngx_http_kong_shift_peer_data_t *kp, ngx_http_kong_shift_choice_t *choice)
-{
-    uint32_t                         hash, *hashp;
-    ngx_int_t                        rc;
-    ngx_kong_shift_pool_e            override;
-    ngx_http_kong_shift_srv_conf_t  *kscf;
-
-    kscf = choice->kscf;
-
-    override = NGX_KONG_SHIFT_ANY;
-    hashp = NULL;
-
-    if (kscf->override
-        && ngx_http_kong_shift_get_override(r, kscf, &override) != NGX_OK)
-    {
-        return NGX_ERROR;
-    }
-
-    if (kscf->key) {
-        rc = ngx_http_kong_shift_get_hash(r, kscf, &hash);
-
-        if (rc == NGX_ERROR) {
-            return NGX_ERROR;
-        }
-
-        hashp = (rc == NGX_OK) ? &hash : NULL;
-    }
-
-    ngx_http_kong_shift_choose_pool(kp, choice, override, hashp);
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_http_kong_shift_get_override(ngx_http_request_t *r,
-    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_pool_e *pool)
-{
-    ngx_str_t  value;
-
-    if (ngx_http_complex_value(r, kscf->override, &value) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    if (value.len == 0) {
-        return NGX_OK;
-    }
-
-    if (value.len == 3 && ngx_strncmp(value.data, "old", 3) == 0) {
-        *pool = NGX_KONG_SHIFT_OLD;
-
-    } else if (value.len == 3 && ngx_strncmp(value.data, "new", 3) == 0) {
-        *pool = NGX_KONG_SHIFT_NEW;
-
-    } else {
-        ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
-                      "kong_shift_override value \"%V\" is ignored, it may "
-                      "be \"old\", \"new\" or empty", &value);
-    }
-
-    return NGX_OK;
-}
-
-
-/* NGX_DECLINED: the client has no key */
-
-static ngx_int_t
-ngx_http_kong_shift_get_hash(ngx_http_request_t *r,
-    ngx_http_kong_shift_srv_conf_t *kscf, uint32_t *hash)
-{
-    ngx_str_t                   value;
-    ngx_http_variable_value_t  *vv;
-
-    if (kscf->key_index != NGX_CONF_UNSET) {
-        vv = ngx_http_get_flushed_variable(r, kscf->key_index);
-
-        if (vv == NULL || vv->not_found) {
-            return NGX_DECLINED;
-        }
-
-        value.len = vv->len;
-        value.data = vv->data;
-
-    } else if (ngx_http_complex_value(r, kscf->key, &value) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    if (value.len == 0) {
-        return NGX_DECLINED;
-    }
-
-    *hash = ngx_kong_shift_mix(ngx_murmur_hash2(value.data, value.len),
-                               kscf->seed_hash);
 
     return NGX_OK;
 }
@@ -399,29 +233,56 @@ static ngx_inline void
 ngx_http_kong_shift_link_ctx(ngx_http_request_t *r,
     ngx_http_kong_shift_ctx_t *ctx)
 {
+    ngx_http_set_ctx(r, ctx, ngx_http_kong_shift_module);
+
     ctx->cleanup.handler = ngx_http_kong_shift_cleanup;
     ctx->cleanup.data = ctx;
     ctx->cleanup.next = r->pool->cleanup;
     r->pool->cleanup = &ctx->cleanup;
 
-    ctx->choices = NULL;
-    ctx->peers = NULL;
     ctx->api = NULL;
-
-    ngx_http_set_ctx(r, ctx, ngx_http_kong_shift_module);
+    ctx->peers = NULL;
+    ctx->choices = NULL;
 }
 
 
-/* ends what a request has left in the census, whatever became of it */
+/*
+ * Comes right after the log phase, when the request is still whole: counts it,
+ * and ends what it has left in the census, whatever became of it.
+ */
 
 static void
 ngx_http_kong_shift_cleanup(void *data)
 {
     ngx_http_kong_shift_ctx_t  *ctx = data;
 
+    ngx_kong_shift_pool_t            *pool;
+    ngx_http_kong_shift_choice_t     *choice;
     ngx_http_kong_shift_peer_data_t  *kp;
 
-    for (kp = ctx->peers; kp; kp = kp->next) {
+    kp = ctx->peers;
+
+    for (choice = ctx->choices; choice; choice = choice->next) {
+
+        if (choice->outcome.failed || choice->outcome.fallback
+            || choice->outcome.status < NGX_HTTP_OK
+            || choice->outcome.status >= NGX_HTTP_BAD_REQUEST)
+        {
+            ngx_http_kong_shift_count_request(kp->request->main, choice);
+            continue;
+        }
+
+        /* the usual: the pool that was chosen has answered well */
+
+        pool = choice->kscf->record->pool;
+
+        ngx_http_kong_shift_inc(&pool[choice->outcome.first].chosen);
+        ngx_http_kong_shift_inc(
+                               &pool[choice->outcome.server].responses[
+                                  ngx_http_kong_shift_class(choice->outcome.status)]);
+    }
+
+    for ( /* void */ ; kp; kp = kp->next) {
         if (kp->active) {
             ngx_http_kong_shift_leave(kp->choice->kscf, kp);
         }
@@ -437,8 +298,7 @@ ngx_http_kong_shift_may_rescue(ngx_http_kong_shift_srv_conf_t *kscf,
 
     /* what an operator sent to a pool stays there, and no way leads back */
 
-    if (!kscf->rescue
-        || choice->choice.reason == NGX_KONG_SHIFT_BY_OVERRIDE
+    if (choice->choice.reason == NGX_KONG_SHIFT_BY_OVERRIDE
         || choice->choice.reason == NGX_KONG_SHIFT_BY_RESCUE)
     {
         return 0;
@@ -447,18 +307,7 @@ ngx_http_kong_shift_may_rescue(ngx_http_kong_shift_srv_conf_t *kscf,
     empty = kscf->record->empty;
 
     if (kscf->word != choice->word || kscf->empty != empty) {
-        kscf->word = choice->word;
-        kscf->empty = empty;
-
-        kscf->may_take = ngx_kong_shift_may_take(kscf->word,
-                                                 kscf->shift->gated,
-                                                 NGX_KONG_SHIFT_OLD,
-                                                 (unsigned) empty)
-                         | ngx_kong_shift_may_take(kscf->word,
-                                                   kscf->shift->gated,
-                                                   NGX_KONG_SHIFT_NEW,
-                                                   (unsigned) empty)
-                           << NGX_KONG_SHIFT_NEW;
+        ngx_http_kong_shift_note_word(kscf, choice->word, empty);
     }
 
     return kscf->may_take & (1 << !choice->choice.pool);
@@ -500,8 +349,12 @@ ngx_http_kong_shift_set_method(ngx_http_request_t *r,
     data->notify = u->peer.notify;
 
 #if (NGX_HTTP_SSL)
-    data->set_session = u->peer.set_session;
-    data->save_session = u->peer.save_session;
+
+    if (u->ssl) {
+        data->set_session = u->peer.set_session;
+        data->save_session = u->peer.save_session;
+    }
+
 #endif
 
     return NGX_OK;
@@ -525,7 +378,7 @@ ngx_http_kong_shift_get_peer(ngx_peer_connection_t *pc, void *data)
 
     if (rc == NGX_BUSY) {
         if (kp->upstream == kp->choice->upstream) {
-            kp->choice->lost = 1;
+            kp->choice->outcome.lost = 1;
         }
 
         if (kp->rescue) {
@@ -567,6 +420,116 @@ ngx_http_kong_shift_free_peer(ngx_peer_connection_t *pc, void *data,
     if (!(state & (NGX_PEER_FAILED|NGX_PEER_NEXT))) {
         ngx_http_kong_shift_leave(kp->choice->kscf, kp);
     }
+}
+
+
+static ngx_inline void
+ngx_http_kong_shift_count_attempt(ngx_http_kong_shift_peer_data_t *kp,
+    ngx_uint_t state)
+{
+    uint16_t                        *under_way;
+    ngx_uint_t                       status;
+    ngx_kong_shift_pool_e            id;
+    ngx_kong_shift_peer_t           *peer;
+    ngx_kong_shift_pool_t           *pool;
+    ngx_http_upstream_state_t       *us;
+    ngx_http_kong_shift_via_t       *via;
+    ngx_http_kong_shift_choice_t    *choice;
+    ngx_http_kong_shift_srv_conf_t  *kscf;
+
+    choice = kp->choice;
+    kscf = choice->kscf;
+    id = kp->pool;
+    pool = &kscf->record->pool[id];
+    via = &kscf->via[id];
+    us = kp->upstream->state;
+    peer = NULL;
+
+    status = (us->header_time != (ngx_msec_t) -1) ? us->status : 0;
+
+    if (state & (NGX_PEER_FAILED|NGX_PEER_NEXT)) {
+        ngx_http_kong_shift_count_failure(kp, state);
+
+    } else if (choice->upstream == kp->upstream) {
+        choice->outcome.status = status;
+        choice->outcome.server = id;
+    }
+
+    if (kp->place != NGX_HTTP_KONG_SHIFT_NO_PLACE) {
+
+        peer = &pool->peer[kp->place];
+        under_way = &kscf->census->peer[id][kp->place];
+
+        *under_way -= (*under_way != 0);
+
+        ngx_http_kong_shift_inc(
+                         &peer->responses[ngx_http_kong_shift_class(status)]);
+    }
+
+    /* what is sent from a cache is not of today */
+
+    if (status && !kp->request->cached) {
+        ngx_http_kong_shift_count_version(kp, kscf, via, pool, peer);
+    }
+}
+
+
+static ngx_inline void
+ngx_http_kong_shift_count_version(ngx_http_kong_shift_peer_data_t *kp,
+    ngx_http_kong_shift_srv_conf_t *kscf, ngx_http_kong_shift_via_t *via,
+    ngx_kong_shift_pool_t *pool, ngx_kong_shift_peer_t *peer)
+{
+    ngx_uint_t        i;
+    ngx_table_elt_t  *h;
+
+    /* nearly every answer tells the same in the same place */
+
+    h = ngx_http_kong_shift_get_header(&kp->upstream->headers_in, via->index);
+
+    if (h && h->key.len == 3 && peer
+        && h->value.len == via->len
+        && ngx_http_kong_shift_same_via(h->value.data, via)
+        && ngx_memcmp(pool->version[via->place].text, peer->version,
+                      NGX_KONG_SHIFT_VERSION_SIZE)
+           == 0
+        && ngx_kong_shift_word_generation(kscf->record->word)
+           == via->generation)
+    {
+        i = via->place;
+
+    } else {
+        i = ngx_http_kong_shift_find_version(kp, pool, peer);
+
+        if (i == NGX_KONG_SHIFT_VERSIONS) {
+            return;
+        }
+    }
+
+    ngx_http_kong_shift_inc(&pool->version[i].responses);
+
+    if (via->wrong && (via->wrong & (1 << i))) {
+        ngx_http_kong_shift_inc(&pool->wrong_version);
+    }
+}
+
+
+static ngx_inline ngx_uint_t
+ngx_http_kong_shift_same_via(u_char *p, ngx_http_kong_shift_via_t *via)
+{
+    uint64_t  first, last, value_first, value_last;
+
+    if (via->len < 8 || via->len > 16) {
+        return ngx_memcmp(p, via->text, via->len) == 0;
+    }
+
+    /* the usual "1.1 kong/3.9.1", without a call */
+
+    ngx_memcpy(&first, via->text, 8);
+    ngx_memcpy(&last, via->text + via->len - 8, 8);
+    ngx_memcpy(&value_first, p, 8);
+    ngx_memcpy(&value_last, p + via->len - 8, 8);
+
+    return first == value_first && last == value_last;
 }
 
 

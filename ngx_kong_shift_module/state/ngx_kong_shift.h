@@ -87,7 +87,7 @@ typedef struct {
     char                       version[NGX_KONG_SHIFT_VERSION_SIZE];
 
     /* attempts */
-    uint64_t                   requests;
+    uint64_t                   requests;   /* sum of "responses" */
     uint64_t                   failed;
     uint64_t                   connect_errors;
     uint64_t                   responses[6];   /* by class; 0: no status */
@@ -104,7 +104,7 @@ typedef struct {
 typedef struct {
     /* main requests, counted as they are logged */
     uint64_t                   chosen;
-    uint64_t                   served;
+    uint64_t                   served;     /* sum of "responses" */
     uint64_t                   failed;
     uint64_t                   canceled;   /* the client left before */
     uint64_t                   rescued;    /* of failed: by the other pool */
