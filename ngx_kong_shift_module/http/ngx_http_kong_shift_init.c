@@ -74,10 +74,6 @@ ngx_http_kong_shift_init(ngx_conf_t *cf)
         }
     }
 
-    if (n && ngx_http_kong_shift_init_log(cf) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
     return ngx_http_kong_shift_init_freezes(cf, umcf, ksmcf);
 }
 
