@@ -42,10 +42,11 @@ http() {
     { HTTP_BODY=$(<"$SCRATCH/body"); } 2>/dev/null
 }
 
-# http_many WHOSE METHOD URL DIR COUNT: the files DIR/0, DIR/1 ... as bodies to one URL,
-# over one connection; the answers in DIR/0.answer ..., their statuses in HTTP_MANY.
+# http_many WHOSE METHOD URL DIR COUNT: the files DIR/0, DIR/1 ..., where there are such, as
+# bodies to URL and, behind it, what DIR/0.path ... say, if there, over one connection;
+# the answers in DIR/0.answer ..., their statuses in HTTP_MANY.
 http_many() {
-    local whose=$1 method=$2 url=$3 dir=$4 count=$5 i option=() socket=()
+    local whose=$1 method=$2 url=$3 dir=$4 count=$5 i option=() socket=() path
     http_credentials "$whose"
     if [[ $url =~ ^(https?)://unix:([^:]+):(.*)$ ]]; then
         socket=(--unix-socket "${BASH_REMATCH[2]}")
@@ -53,8 +54,11 @@ http_many() {
     fi
     for (( i = 0; i < count; i++ )); do
         (( i == 0 )) || option+=(--next)
+        [[ ! -e $dir/$i ]] || option+=(-H 'Content-Type: application/json' --data-binary "@$dir/$i")
+        path=
+        [[ ! -e $dir/$i.path ]] || path=$(<"$dir/$i.path")
         option+=("${WORDS[@]}" "${socket[@]}" -g -sS --connect-timeout 5 --max-time 15 -X "$method"
-            -H 'Content-Type: application/json' --data-binary "@$dir/$i" -o "$dir/$i.answer" -w '%{http_code}\n' --url "$url")
+            -o "$dir/$i.answer" -w '%{http_code}\n' --url "$url$path")
     done
     HTTP_MANY=()
     if ! curl -q "${option[@]}" >"$SCRATCH/codes" 2>"$SCRATCH/curl.err"; then

@@ -8,22 +8,21 @@ guard_schemas() {
     local bad='' count=0 rows
     rm -rf -- "$SCRATCH/schemas"
     mkdir -- "$SCRATCH/schemas"
-    schemas_rows >"$SCRATCH/schemas/all" || exit
+    schemas_rows >"$SCRATCH/schemas.all" || exit
     while mapfile -t -n "$SCHEMAS_AT_ONCE" rows && (( ${#rows[@]} > 0 )); do
-        schemas_ask "${rows[@]}"
+        schemas_read "${rows[@]}"
+        schemas_ask "${#rows[@]}"
         bad+=$REPLY
         count=$(( count + ${#rows[@]} ))
         progress "plugins checked: $count"
-    done <"$SCRATCH/schemas/all"
+    done <"$SCRATCH/schemas.all"
     rm -rf -- "$SCRATCH/schemas"
     [[ -z $bad ]] || refuse \
         "CP Y refuses the configuration of plugins it is to send: ${bad#; }; mend them on X and run it again, or insist: --force schemas"
     found "$count configurations of plugins"
 }
 
-# schemas_rows: those CP Y has, as migrations left them, a line of JSON each; in
-# the form its Admin API has, but for times. X has the same in its own words,
-# which Y need not understand. Alike ones are asked about once.
+# schemas_rows: where CP Y shows them, one of those that are alike.
 schemas_rows() {
     sql y <<'SQL'
 SELECT count(*) > 0 AS groups FROM pg_attribute WHERE attrelid = 'plugins'::regclass AND attname = 'consumer_group_id' AND NOT attisdropped \gset
@@ -32,27 +31,41 @@ SELECT count(*) > 0 AS groups FROM pg_attribute WHERE attrelid = 'plugins'::regc
 \else
     \set more ''
 \endif
-SELECT (SELECT json_object_agg(
-        CASE WHEN key LIKE '%\_id' THEN left(key, -3) ELSE key END,
-        CASE WHEN key LIKE '%\_id' AND value <> 'null' THEN jsonb_build_object('id', value) ELSE value END)
-    FROM jsonb_each(to_jsonb(plugins)) WHERE key NOT IN ('ws_id', 'cache_key', 'created_at', 'updated_at'))
-FROM plugins WHERE id IN (SELECT (array_agg(id))[1] FROM plugins
-    GROUP BY name, config, protocols, service_id IS NULL, route_id IS NULL, consumer_id IS NULL :more)
-ORDER BY name, id;
+SELECT CASE WHEN w.name <> 'default' THEN '/' || w.name ELSE '' END || '/plugins/' || p.id
+FROM plugins p LEFT JOIN workspaces w ON w.id = p.ws_id
+WHERE p.id IN (SELECT (array_agg(id))[1] FROM plugins
+    GROUP BY ws_id, name, config, protocols, service_id IS NULL, route_id IS NULL, consumer_id IS NULL :more)
+ORDER BY p.name, p.id;
 SQL
 }
 
-# schemas_ask ROW...: those that are refused, as text into REPLY.
-schemas_ask() {
-    local i=0 row name status text=
-    # A configuration may hold secrets, which must not be seen among arguments.
-    for row in "$@"; do
-        printf '%s' "$row" >"$SCRATCH/schemas/$i"
-        i=$(( i + 1 ))
-    done
-    http_many y.admin POST "${SETTING[y.admin]}/schemas/plugins/validate" "$SCRATCH/schemas" "$i" \
-        || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
+# schemas_read PATH...: the plugins there, into SCRATCH/schemas/0, 1 ..., as CP Y shows
+# them. The database may hold fields that only X knows, and lack those of Y, which
+# CP Y leaves out and fills in; a null that it shows its DPs refuse where it may not be.
+schemas_read() {
+    local dir=$SCRATCH/schemas i
+    rm -f -- "$dir"/*
     for (( i = 0; i < $#; i++ )); do
+        printf '%s' "${*:i + 1:1}" >"$dir/$i.path"
+    done
+    http_many y.admin GET "${SETTING[y.admin]}" "$dir" $# || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
+    for (( i = 0; i < $#; i++ )); do
+        if [[ ${HTTP_MANY[i]} != 200 ]]; then
+            HTTP_STATUS=${HTTP_MANY[i]} HTTP_BODY=$(tr -d '\0' <"$dir/$i.answer")
+            unknown "CP Y was asked for $(<"$dir/$i.path"), and answered $(http_says y.admin); or insist: --force schemas"
+        fi
+        # A configuration may hold secrets, which must not be seen among arguments.
+        mv -- "$dir/$i.answer" "$dir/$i"
+        rm -- "$dir/$i.path"
+    done
+}
+
+# schemas_ask COUNT: those that are refused, as text into REPLY.
+schemas_ask() {
+    local i name status text=
+    http_many y.admin POST "${SETTING[y.admin]}/schemas/plugins/validate" "$SCRATCH/schemas" "$1" \
+        || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
+    for (( i = 0; i < $1; i++ )); do
         status=${HTTP_MANY[i]}
         [[ $status != 200 ]] || continue
         name=$(jq -r '"\(.name) (\(.id))"' "$SCRATCH/schemas/$i")
