@@ -338,9 +338,9 @@ ngx_http_kong_shift_drain_paced(ngx_http_kong_shift_srv_conf_t *kscf,
 
             /* it begins once all workers have seen that it does */
 
-            (void) __atomic_compare_exchange_n(next, &due, now
-                                               + NGX_HTTP_KONG_SHIFT_SCAN * 1000,
-                                               0, __ATOMIC_RELAXED,
+            now += NGX_HTTP_KONG_SHIFT_SCAN * 1000;
+            (void) __atomic_compare_exchange_n(next, &due, now, 0,
+                                               __ATOMIC_RELAXED,
                                                __ATOMIC_RELAXED);
             break;
         }
