@@ -240,7 +240,6 @@ ngx_http_kong_shift_link_ctx(ngx_http_request_t *r,
     ctx->cleanup.next = r->pool->cleanup;
     r->pool->cleanup = &ctx->cleanup;
 
-    ctx->api = NULL;
     ctx->peers = NULL;
     ctx->choices = NULL;
 }
@@ -256,6 +255,7 @@ ngx_http_kong_shift_cleanup(void *data)
 {
     ngx_http_kong_shift_ctx_t  *ctx = data;
 
+    ngx_uint_t                        class;
     ngx_kong_shift_pool_t            *pool;
     ngx_http_kong_shift_choice_t     *choice;
     ngx_http_kong_shift_peer_data_t  *kp;
@@ -277,9 +277,8 @@ ngx_http_kong_shift_cleanup(void *data)
         pool = choice->kscf->record->pool;
 
         ngx_http_kong_shift_inc(&pool[choice->outcome.first].chosen);
-        ngx_http_kong_shift_inc(
-                               &pool[choice->outcome.server].responses[
-                                  ngx_http_kong_shift_class(choice->outcome.status)]);
+        class = ngx_http_kong_shift_class(choice->outcome.status);
+        ngx_http_kong_shift_inc(&pool[choice->outcome.server].responses[class]);
     }
 
     for ( /* void */ ; kp; kp = kp->next) {
@@ -411,7 +410,9 @@ ngx_http_kong_shift_free_peer(ngx_peer_connection_t *pc, void *data,
      * the pool itself counts its part down.
      */
 
-    pc->tries -= ngx_min(pc->tries, kp->reserve);
+    if (pc->tries) {
+        pc->tries -= kp->reserve;
+    }
 
     kp->data.free(pc, kp->data.data, state);
 
@@ -428,7 +429,7 @@ ngx_http_kong_shift_count_attempt(ngx_http_kong_shift_peer_data_t *kp,
     ngx_uint_t state)
 {
     uint16_t                        *under_way;
-    ngx_uint_t                       status;
+    ngx_uint_t                       place, status;
     ngx_kong_shift_pool_e            id;
     ngx_kong_shift_peer_t           *peer;
     ngx_kong_shift_pool_t           *pool;
@@ -455,10 +456,12 @@ ngx_http_kong_shift_count_attempt(ngx_http_kong_shift_peer_data_t *kp,
         choice->outcome.server = id;
     }
 
-    if (kp->place != NGX_HTTP_KONG_SHIFT_NO_PLACE) {
+    place = kp->place;
 
-        peer = &pool->peer[kp->place];
-        under_way = &kscf->census->peer[id][kp->place];
+    if (place != NGX_HTTP_KONG_SHIFT_NO_PLACE) {
+
+        peer = &pool->peer[place];
+        under_way = &kscf->census->peer[id][place];
 
         *under_way -= (*under_way != 0);
 
@@ -486,7 +489,7 @@ ngx_http_kong_shift_count_version(ngx_http_kong_shift_peer_data_t *kp,
 
     h = ngx_http_kong_shift_get_header(&kp->upstream->headers_in, via->index);
 
-    if (h && h->key.len == 3 && peer
+    if (peer && h && h->key.len == 3
         && h->value.len == via->len
         && ngx_http_kong_shift_same_via(h->value.data, via)
         && ngx_memcmp(pool->version[via->place].text, peer->version,
