@@ -318,9 +318,9 @@ unsigned ngx_kong_shift_enough(uint32_t ready, uint32_t n, uint32_t percent);
  * What follows from the number of ready peers in each pool; "checked" has
  * 1 << pool set for the pools that are checked, others are never empty.
  *
- * Returns 1 << pool for each pool that hands its requests over.  Old is not
- * among them when new may not take over: *fail_open is then 1, and old is used
- * as if it were unchecked.
+ * Returns 1 << pool for each pool that hands its requests over.  One whose
+ * requests the other may not take is not among them: 1 << pool is then set in
+ * *fail_open, and it is used as if it were unchecked.
  */
 unsigned ngx_kong_shift_empty(uint64_t word, unsigned gated, unsigned checked,
     const uint32_t ready[2], unsigned *fail_open);

@@ -100,7 +100,16 @@ ngx_kong_shift_empty(uint64_t word, unsigned gated, unsigned checked,
         && !ngx_kong_shift_may_take(word, gated, NGX_KONG_SHIFT_NEW, empty))
     {
         empty &= ~(1U << NGX_KONG_SHIFT_OLD);
-        *fail_open = 1;
+        *fail_open |= 1 << NGX_KONG_SHIFT_OLD;
+    }
+
+    /* what old leaves to new, new must do as well as it can */
+
+    if ((empty & (1 << NGX_KONG_SHIFT_NEW))
+        && !ngx_kong_shift_is_open(word, gated, NGX_KONG_SHIFT_OLD))
+    {
+        empty &= ~(1U << NGX_KONG_SHIFT_NEW);
+        *fail_open |= 1 << NGX_KONG_SHIFT_NEW;
     }
 
     return empty;

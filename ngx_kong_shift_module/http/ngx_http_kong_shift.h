@@ -55,6 +55,7 @@ typedef struct {
     ngx_str_t                     *name;       /* as in pc->name */
     ngx_uint_t                     place;
     ngx_int_t                      weight;     /* configured, scaled */
+    ngx_uint_t                     ready;      /* as this process saw it */
 } ngx_http_kong_shift_place_t;
 
 

@@ -78,7 +78,7 @@ ngx_http_kong_shift_refresh(ngx_kong_shift_t *shift)
 
         for (pool = 0; pool < 2; pool++) {
             unchecked = !(shift->checked & (1 << pool))
-                        || (pool == NGX_KONG_SHIFT_OLD && fail_open);
+                        || (fail_open & (1 << pool));
 
             ngx_http_kong_shift_refresh_pool(kscf, pool, unchecked);
         }
@@ -100,8 +100,7 @@ ngx_http_kong_shift_follow(ngx_kong_shift_t *shift)
 
     for (pool = 0; pool < 2; pool++) {
         unchecked = !(shift->checked & (1 << pool))
-                    || (pool == NGX_KONG_SHIFT_OLD
-                        && shift->record->fail_open);
+                    || (shift->record->fail_open & (1 << pool));
 
         ngx_http_kong_shift_refresh_pool(shift->data, pool, unchecked);
     }
@@ -162,10 +161,13 @@ ngx_http_kong_shift_see_pools(ngx_kong_shift_conf_t *kcf,
           "new has no ready peer, old takes its requests" }
     };
 
-    static const char  *open[2] = {
-        "old is used as checked again",
-        "old has no ready peer and new may not take over, old is used as if "
-        "it was not checked"
+    static const char  *open[2][2] = {
+        { "old is used as checked again",
+          "old has no ready peer and new may not take over, old is used as if "
+          "it was not checked" },
+        { "new is used as checked again",
+          "new has no ready peer and old is drained, new is used as if it was "
+          "not checked" }
     };
 
     rec = shift->record;
@@ -182,11 +184,12 @@ ngx_http_kong_shift_see_pools(ngx_kong_shift_conf_t *kcf,
                                       "check",
                                       text[pool][(empty >> pool) & 1]);
         }
-    }
 
-    if (rec->fail_open != fail_open) {
-        ngx_kong_shift_see_locked(rec, NGX_KONG_SHIFT_SEE_FAIL_OPEN, "check",
-                                  open[fail_open]);
+        if ((rec->fail_open ^ fail_open) & (1 << pool)) {
+            ngx_kong_shift_see_locked(rec, NGX_KONG_SHIFT_SEE_FAIL_OPEN,
+                                      "check",
+                                      open[pool][(fail_open >> pool) & 1]);
+        }
     }
 
     rec->fail_open = fail_open;
@@ -195,7 +198,7 @@ ngx_http_kong_shift_see_pools(ngx_kong_shift_conf_t *kcf,
 
     ngx_shmtx_unlock(&kcf->shpool->mutex);
 
-    if (!changed) {
+    if (!changed || ngx_test_config) {
         return;
     }
 
@@ -207,10 +210,10 @@ ngx_http_kong_shift_see_pools(ngx_kong_shift_conf_t *kcf,
 
     ngx_log_error(level, ngx_cycle->log, 0,
                   "kong_shift \"%V\": pools without a ready peer:%s%s%s%s",
-                  &shift->name, (empty & 1) || fail_open ? " old" : "",
-                  (empty & 2) ? " new" : "",
+                  &shift->name, ((empty | fail_open) & 1) ? " old" : "",
+                  ((empty | fail_open) & 2) ? " new" : "",
                   (empty || fail_open) ? "" : " none",
-                  fail_open ? "; old is used as if it was not checked" : "");
+                  fail_open ? "; it is used as if it was not checked" : "");
 }
 
 
@@ -274,12 +277,17 @@ ngx_http_kong_shift_refresh_pool(ngx_http_kong_shift_srv_conf_t *kscf,
                 weight = ngx_max(weight, 1);
             }
 
-            if (stuck && known->health.ready && known->health.fails == 0
-                && known->checked > peer->checked)
+            if (known->health.ready && known->health.fails == 0
+                && ((stuck && known->checked > peer->checked)
+                    || (!dynamic && !elt[i].ready)))
             {
                 /* a check has passed since */
 
                 peer->fails = 0;
+            }
+
+            if (!dynamic) {
+                elt[i].ready = known->health.ready;
             }
 
             ngx_http_kong_shift_refresh_peer(peer,

@@ -232,8 +232,7 @@ ngx_http_kong_shift_pool(ngx_http_kong_shift_view_t *view,
                      "ready", checked ? json_integer(ready) : json_null(),
                      "total", (json_int_t) n,
                      "fallback", (view->empty & (1U << pool)) != 0,
-                     "fail_open", pool == NGX_KONG_SHIFT_OLD
-                                  && view->fail_open,
+                     "fail_open", (view->fail_open & (1U << pool)) != 0,
                      "drained", (int) view->snap.state.drained[pool]);
     if (json == NULL) {
         return NULL;

@@ -96,7 +96,7 @@ ngx_http_kong_shift_metric_t  ngx_http_kong_shift_metric_list[] = {
     pool("fallback", NGX_HTTP_KONG_SHIFT_HANDS_OVER,
          "Whether the other pool takes all, as no peer is ready."),
     pool("fail_open", NGX_HTTP_KONG_SHIFT_FAILS_OPEN,
-         "Whether it is used unchecked, as no pool has a ready peer."),
+         "Whether it is used unchecked: not ready, nor relieved."),
     pool("active", NGX_HTTP_KONG_SHIFT_ACTIVE,
          "Requests under way."),
     pool("long_lived", NGX_HTTP_KONG_SHIFT_LASTING,
@@ -247,7 +247,7 @@ ngx_http_kong_shift_pool_value(u_char *p, ngx_http_kong_shift_subject_t *s,
         break;
 
     case NGX_HTTP_KONG_SHIFT_FAILS_OPEN:
-        value = s->pool == NGX_KONG_SHIFT_OLD && view->fail_open;
+        value = (view->fail_open >> s->pool) & 1;
         break;
 
     case NGX_HTTP_KONG_SHIFT_ACTIVE:

@@ -129,7 +129,7 @@ typedef struct {
 typedef struct {
     uint64_t                   word;
     uint64_t                   empty;      /* 1 << pool: hands over */
-    uint64_t                   fail_open;  /* old is used unchecked */
+    uint64_t                   fail_open;  /* 1 << pool: used unchecked */
     u_char                     pad0[104];
 
     uint64_t                   credit;     /* a line of its own */

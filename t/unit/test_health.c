@@ -162,7 +162,8 @@ test_enough(void)
 
 /*
  * Every combination, against what is promised: new hands over when it has no
- * ready peer; old as well, but only to a new that takes requests by itself.
+ * ready peer, unless old is drained; old as well, but only to a new that takes
+ * requests by itself.
  */
 
 static void
@@ -193,9 +194,11 @@ test_empty(void)
         empty = ngx_kong_shift_empty(ngx_kong_shift_word(&st, i & 1), gated,
                                      checked, ready, &fail_open);
 
-        is(empty >> NEW, (checked & 2) && ready[NEW] == 0);
+        is(empty >> NEW, (checked & 2) && ready[NEW] == 0 && !st.drained[OLD]);
         is(empty & 1, (checked & 1) && ready[OLD] == 0 && takes);
-        is(fail_open, (checked & 1) && ready[OLD] == 0 && !takes);
+        is(fail_open & 1, (checked & 1) && ready[OLD] == 0 && !takes);
+        is(fail_open >> NEW, (checked & 2) && ready[NEW] == 0
+                             && st.drained[OLD]);
 
         /* never both: one of them would wait for the other */
 
