@@ -7,7 +7,6 @@
 setup_file() {
     . "$BATS_TEST_DIRNAME/world.bash"
     if [[ ${KONG_X-} && ${KONG_Y-} ]]; then world_start; else world_start 3.5.0 3.6.1; fi
-    in_place_world
 }
 setup() {
     . "$BATS_TEST_DIRNAME/world.bash"
