@@ -16,7 +16,13 @@ static ngx_kong_shift_result_e ngx_kong_shift_set_drain(
     ngx_kong_shift_state_t *st, const ngx_kong_shift_change_t *change,
     unsigned gated, int64_t now);
 static ngx_kong_shift_result_e ngx_kong_shift_set_peer(
-    ngx_kong_shift_state_t *st, const ngx_kong_shift_change_t *change);
+    ngx_kong_shift_state_t *st, const ngx_kong_shift_change_t *change,
+    unsigned gated);
+static unsigned ngx_kong_shift_is_used(const ngx_kong_shift_state_t *st,
+    unsigned pool, unsigned gated);
+static ngx_kong_shift_result_e ngx_kong_shift_set_gate(
+    ngx_kong_shift_state_t *st, const ngx_kong_shift_change_t *change,
+    int64_t now);
 static unsigned ngx_kong_shift_is_drained_off(
     const ngx_kong_shift_state_t *st, uint32_t weight);
 static void ngx_kong_shift_abort(ngx_kong_shift_state_t *st);
@@ -62,38 +68,18 @@ ngx_kong_shift_apply(ngx_kong_shift_state_t *st,
         break;
 
     case NGX_KONG_SHIFT_OPEN_GATE:
-
-        if (!gated) {
-            return NGX_KONG_SHIFT_GATE_OFF;
-        }
-
-        /* a weight that waited for the gate is in force from now on */
-
-        if (!st->gate_open && st->weight && change->not_ready
-            && !change->forced)
-        {
-            return NGX_KONG_SHIFT_POOL_NOT_READY;
-        }
-
-        st->gate_open = 1;
-        st->gate_forced = change->forced;
-        st->gate_changed = now;
-        st->evidence = change->evidence;
-        memcpy(st->gate_comment, change->comment, sizeof(st->gate_comment));
-        break;
-
     case NGX_KONG_SHIFT_CLOSE_GATE:
 
         if (!gated) {
             return NGX_KONG_SHIFT_GATE_OFF;
         }
 
-        st->gate_open = 0;
-        st->gate_forced = 0;
-        st->gate_changed = now;
-        memset(&st->evidence, 0, sizeof(st->evidence));
-        memcpy(st->gate_comment, change->comment, sizeof(st->gate_comment));
-        ngx_kong_shift_abort(st);
+        rc = ngx_kong_shift_set_gate(st, change, now);
+
+        if (rc != NGX_KONG_SHIFT_DONE) {
+            return rc;
+        }
+
         break;
 
     case NGX_KONG_SHIFT_SET_FREEZE:
@@ -130,7 +116,7 @@ ngx_kong_shift_apply(ngx_kong_shift_state_t *st,
 
     case NGX_KONG_SHIFT_SET_PEER:
 
-        rc = ngx_kong_shift_set_peer(st, change);
+        rc = ngx_kong_shift_set_peer(st, change, gated);
 
         if (rc != NGX_KONG_SHIFT_DONE) {
             return rc;
@@ -171,18 +157,56 @@ ngx_kong_shift_check_weight(const ngx_kong_shift_state_t *st,
 
 
 static ngx_kong_shift_result_e
+ngx_kong_shift_set_gate(ngx_kong_shift_state_t *st,
+    const ngx_kong_shift_change_t *change, int64_t now)
+{
+    unsigned  open;
+
+    open = (change->action == NGX_KONG_SHIFT_OPEN_GATE);
+
+    /* a weight that waited for the gate is in force from now on */
+
+    if (open && !st->gate_open && st->weight && change->not_ready
+        && !change->forced)
+    {
+        return NGX_KONG_SHIFT_POOL_NOT_READY;
+    }
+
+    memset(&st->evidence, 0, sizeof(st->evidence));
+
+    if (open) {
+        st->evidence = change->evidence;
+
+    } else {
+        ngx_kong_shift_abort(st);
+    }
+
+    st->gate_open = open;
+    st->gate_forced = open && change->forced;
+    st->gate_changed = now;
+    memcpy(st->gate_comment, change->comment, sizeof(st->gate_comment));
+
+    return NGX_KONG_SHIFT_DONE;
+}
+
+
+/* a weight that waits for the gate is going to need new */
+
+static unsigned
+ngx_kong_shift_is_used(const ngx_kong_shift_state_t *st, unsigned pool,
+    unsigned gated)
+{
+    return (pool == NGX_KONG_SHIFT_NEW)
+           ? st->weight != 0
+           : (gated && !st->gate_open) || st->weight != NGX_KONG_SHIFT_FULL;
+}
+
+
+static ngx_kong_shift_result_e
 ngx_kong_shift_set_drain(ngx_kong_shift_state_t *st,
     const ngx_kong_shift_change_t *change, unsigned gated, int64_t now)
 {
-    unsigned  used;
-
-    /* a weight that waits for the gate is going to need new */
-
-    used = (change->pool == NGX_KONG_SHIFT_NEW)
-           ? st->weight != 0
-           : (gated && !st->gate_open) || st->weight != NGX_KONG_SHIFT_FULL;
-
-    if (change->on && used) {
+    if (change->on && ngx_kong_shift_is_used(st, change->pool, gated)) {
         return NGX_KONG_SHIFT_POOL_IN_USE;
     }
 
@@ -203,18 +227,16 @@ ngx_kong_shift_set_drain(ngx_kong_shift_state_t *st,
 
 static ngx_kong_shift_result_e
 ngx_kong_shift_set_peer(ngx_kong_shift_state_t *st,
-    const ngx_kong_shift_change_t *change)
+    const ngx_kong_shift_change_t *change, unsigned gated)
 {
     int                        i;
-    unsigned                   used;
     ngx_kong_shift_drained_t  *peer, *spare;
 
     spare = NULL;
 
-    used = (change->pool == NGX_KONG_SHIFT_NEW)
-           ? st->weight != 0 : st->weight != NGX_KONG_SHIFT_FULL;
-
-    if (change->on && change->last && used) {
+    if (change->on && change->last
+        && ngx_kong_shift_is_used(st, change->pool, gated))
+    {
         return NGX_KONG_SHIFT_POOL_IN_USE;
     }
 

@@ -315,6 +315,11 @@ char *ngx_http_kong_shift_check(ngx_conf_t *cf, ngx_command_t *cmd,
 ngx_int_t ngx_http_kong_shift_verify_checks(ngx_conf_t *cf,
     ngx_http_upstream_srv_conf_t *us, ngx_http_kong_shift_srv_conf_t *kscf);
 
+/* Another shift with the same pool, or NULL. */
+ngx_http_upstream_srv_conf_t *ngx_http_kong_shift_find_other(
+    ngx_http_upstream_main_conf_t *umcf,
+    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_pool_e pool);
+
 
 /* probe: one check of one peer, which is one request or two */
 
@@ -430,6 +435,8 @@ struct ngx_http_kong_shift_server_s {
     ngx_uint_t                       busy;     /* a check is under way */
     ngx_uint_t                       waiting;  /* with a hash, for others */
     ngx_uint_t                       seen;
+    ngx_msec_t                       told;     /* since then, */
+    ngx_uint_t                       tells;    /* so many events */
     ngx_http_kong_shift_probe_t      probe;
     u_char                           name[NGX_KONG_SHIFT_ADDR_SIZE];
 };

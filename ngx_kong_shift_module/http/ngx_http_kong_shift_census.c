@@ -405,6 +405,9 @@ ngx_http_kong_shift_close_oldest(ngx_http_kong_shift_srv_conf_t *kscf,
     ngx_connection_t                 *c;
     ngx_http_request_t               *r;
     ngx_http_kong_shift_peer_data_t  *kp;
+#if (NGX_HTTP_V2)
+    ngx_http_v2_connection_t         *h2c;
+#endif
 
     kp = ngx_http_kong_shift_find_lasting(kscf, pool);
 
@@ -421,6 +424,10 @@ ngx_http_kong_shift_close_oldest(ngx_http_kong_shift_srv_conf_t *kscf,
                   "kong_shift \"%V\" closes a connection of the drained pool "
                   "\"%V\"", &kscf->shift->name, &kscf->pool[pool]->host);
 
+#if (NGX_HTTP_V2)
+    h2c = r->stream ? r->stream->connection : NULL;
+#endif
+
     /* the upstream part that ends within gives its own count back */
 
     r->count++;
@@ -432,6 +439,16 @@ ngx_http_kong_shift_close_oldest(ngx_http_kong_shift_srv_conf_t *kscf,
     c->timedout = 0;
 
     ngx_http_run_posted_requests(c);
+
+#if (NGX_HTTP_V2)
+
+    /* the end of a stream is only queued, and nothing else may come to write */
+
+    if (h2c) {
+        ngx_post_event(h2c->connection->write, &ngx_posted_events);
+    }
+
+#endif
 
     return 1;
 }

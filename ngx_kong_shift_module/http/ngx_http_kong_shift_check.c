@@ -511,6 +511,14 @@ ngx_http_kong_shift_check_target(ngx_event_t *ev)
         return;
     }
 
+    if (!ngx_http_kong_shift_holds(target->checks)) {
+
+        /* this worker was stopped meanwhile; its next tick clears up */
+
+        ngx_add_timer(ev, target->probe.check->interval);
+        return;
+    }
+
     if (target->busy) {
         ngx_http_kong_shift_expire_probe(&target->probe);
     }

@@ -7,6 +7,12 @@
 #include "ngx_http_kong_shift.h"
 
 
+/* events of one peer: so many within so many milliseconds */
+
+#define NGX_HTTP_KONG_SHIFT_TELLS      10
+#define NGX_HTTP_KONG_SHIFT_TELL_TIME  60000
+
+
 static void ngx_http_kong_shift_judge_waiting(
     ngx_http_kong_shift_server_t *target);
 static ngx_uint_t ngx_http_kong_shift_is_busy(
@@ -24,10 +30,12 @@ void
 ngx_http_kong_shift_checked(ngx_http_kong_shift_probe_t *probe)
 {
     ngx_kong_shift_peer_t         *known;
+    ngx_kong_shift_conf_t         *kcf;
     ngx_http_kong_shift_server_t  *target;
 
     target = probe->data;
     target->busy = 0;
+    kcf = target->checks->kcf;
 
     if (probe->rc == NGX_DECLINED) {
 
@@ -42,7 +50,11 @@ ngx_http_kong_shift_checked(ngx_http_kong_shift_probe_t *probe)
         known = &target->kscf->shift->record->pool[target->pool]
                                              .peer[target->place];
 
+        ngx_shmtx_lock(&kcf->shpool->mutex);
+
         ngx_memcpy(known->hash, probe->hash, NGX_KONG_SHIFT_HASH_SIZE);
+
+        ngx_shmtx_unlock(&kcf->shpool->mutex);
 
         target->waiting = 1;
     }
@@ -166,6 +178,7 @@ ngx_http_kong_shift_judge(ngx_http_kong_shift_server_t *target)
     ngx_http_kong_shift_note_result(target, known, passed);
 
     if (changed) {
+        kscf->shift->record->reports++;
         ngx_http_kong_shift_see_peer_locked(target, known);
     }
 
@@ -223,6 +236,17 @@ ngx_http_kong_shift_see_peer_locked(ngx_http_kong_shift_server_t *target,
     ngx_kong_shift_record_t  *rec;
 
     rec = target->kscf->shift->record;
+
+    /* one that flaps must not push out what people did */
+
+    if (ngx_current_msec - target->told > NGX_HTTP_KONG_SHIFT_TELL_TIME) {
+        target->told = ngx_current_msec;
+        target->tells = 0;
+    }
+
+    if (target->tells++ >= NGX_HTTP_KONG_SHIFT_TELLS) {
+        return;
+    }
 
     last = ngx_snprintf(text, sizeof(text) - 1, "%s %V is %s%s%s",
                         target->pool == NGX_KONG_SHIFT_OLD ? "old" : "new",

@@ -14,7 +14,7 @@
 
 static void ngx_http_kong_shift_refresh_drained(ngx_kong_shift_record_t *rec);
 static void ngx_http_kong_shift_see_pools(ngx_kong_shift_conf_t *kcf,
-    ngx_kong_shift_t *shift, unsigned empty, unsigned fail_open);
+    ngx_kong_shift_t *shift);
 static void ngx_http_kong_shift_refresh_pool(
     ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_pool_e pool,
     ngx_uint_t unchecked);
@@ -46,7 +46,7 @@ ngx_http_kong_shift_refresh(ngx_kong_shift_t *shift)
 {
     unsigned                         empty, fail_open;
     uint32_t                         n, ready[2];
-    uint64_t                         word;
+    uint64_t                         word, reports;
     ngx_uint_t                       pool, unchecked;
     ngx_kong_shift_conf_t           *kcf;
     ngx_kong_shift_record_t         *rec;
@@ -66,6 +66,7 @@ ngx_http_kong_shift_refresh(ngx_kong_shift_t *shift)
 
     do {
         word = __atomic_load_n(&rec->word, __ATOMIC_ACQUIRE);
+        reports = __atomic_load_n(&rec->reports, __ATOMIC_ACQUIRE);
 
         ngx_http_kong_shift_refresh_drained(rec);
 
@@ -83,12 +84,13 @@ ngx_http_kong_shift_refresh(ngx_kong_shift_t *shift)
             ngx_http_kong_shift_refresh_pool(kscf, pool, unchecked);
         }
 
-        /* another worker may have published, and refreshed before us */
+        /* another worker may have been faster with something newer */
 
-    } while (word != __atomic_load_n(&rec->word, __ATOMIC_SEQ_CST));
+    } while (word != __atomic_load_n(&rec->word, __ATOMIC_SEQ_CST)
+             || reports != __atomic_load_n(&rec->reports, __ATOMIC_SEQ_CST));
 
     if (rec->empty != empty || rec->fail_open != fail_open) {
-        ngx_http_kong_shift_see_pools(kcf, shift, empty, fail_open);
+        ngx_http_kong_shift_see_pools(kcf, shift);
     }
 }
 
@@ -149,8 +151,10 @@ ngx_http_kong_shift_refresh_drained(ngx_kong_shift_record_t *rec)
 
 static void
 ngx_http_kong_shift_see_pools(ngx_kong_shift_conf_t *kcf,
-    ngx_kong_shift_t *shift, unsigned empty, unsigned fail_open)
+    ngx_kong_shift_t *shift)
 {
+    unsigned                  empty, fail_open;
+    uint32_t                  n, ready[2];
     ngx_uint_t                pool, level, changed;
     ngx_kong_shift_record_t  *rec;
 
@@ -174,7 +178,14 @@ ngx_http_kong_shift_see_pools(ngx_kong_shift_conf_t *kcf,
 
     ngx_shmtx_lock(&kcf->shpool->mutex);
 
-    /* one of several that see the same tells of it */
+    /* once more, as it may have changed; one of several tells of it */
+
+    for (pool = 0; pool < 2; pool++) {
+        ngx_kong_shift_count_peers(rec, pool, &n, &ready[pool]);
+    }
+
+    empty = ngx_kong_shift_empty(rec->word, shift->gated, shift->checked,
+                                 ready, &fail_open);
 
     changed = (rec->empty != empty || rec->fail_open != fail_open);
 
@@ -261,9 +272,10 @@ ngx_http_kong_shift_refresh_pool(ngx_http_kong_shift_srv_conf_t *kscf,
 
             known = &rec->pool[pool].peer[place];
 
-            if (!ngx_http_kong_shift_is_addr(known, &peer->name)) {
-
-                /* this worker is old, and the place another's by now */
+            if (!known->configured
+                || !ngx_http_kong_shift_is_addr(known, &peer->name))
+            {
+                /* this worker is old: its peer has gone, or its place has */
 
                 continue;
             }

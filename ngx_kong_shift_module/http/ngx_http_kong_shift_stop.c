@@ -48,6 +48,17 @@ ngx_http_kong_shift_safe_to_stop(ngx_http_request_t *r,
 
     stop.hold = 0;
 
+    if (r->args.len
+        && (r->args.len < sizeof("hold=") - 1
+            || ngx_strncmp(r->args.data, "hold=", sizeof("hold=") - 1) != 0
+            || ngx_strlchr(r->args.data, r->args.data + r->args.len, '&')))
+    {
+        ngx_http_kong_shift_set_problem(&problem, "invalid_query",
+                                        "only \"hold=TIME\" may be asked "
+                                        "here, not \"%V\"", &r->args);
+        return ngx_http_kong_shift_send_problem(r, &problem);
+    }
+
     if (ngx_http_arg(r, (u_char *) "hold", sizeof("hold") - 1, &arg)
         == NGX_OK)
     {

@@ -90,7 +90,8 @@ ngx_http_kong_shift_get_change(ngx_http_request_t *r,
 {
     ngx_kong_shift_change_t         *change;
     ngx_http_kong_shift_object_t    *target;
-    ngx_http_upstream_srv_conf_t    *pool;
+    ngx_http_upstream_srv_conf_t    *pool, *other;
+    ngx_http_upstream_main_conf_t   *umcf;
     ngx_http_kong_shift_resource_t  *resource;
 
     change = &w->op.change;
@@ -103,6 +104,16 @@ ngx_http_kong_shift_get_change(ngx_http_request_t *r,
                                        change, problem)
         != NGX_OK)
     {
+        if (!target->kscf->shift->gated
+            && ngx_strcmp(problem->code, "evidence_required") == 0)
+        {
+            /* there is nothing that evidence would open */
+
+            ngx_http_kong_shift_set_problem(problem, "gate_off",
+                                  "\"%V\" has no \"kong_shift_gate on\"",
+                                  &target->kscf->shift->name);
+        }
+
         return NGX_ERROR;
     }
 
@@ -119,6 +130,25 @@ ngx_http_kong_shift_get_change(ngx_http_request_t *r,
                                             "upstream \"%V\" needs a \"zone\" "
                                             "for its peers to be drained",
                                             &pool->host);
+            return NGX_ERROR;
+        }
+
+        umcf = ngx_http_get_module_main_conf(r, ngx_http_upstream_module);
+        other = ngx_http_kong_shift_find_other(umcf, target->kscf,
+                                               target->pool);
+        if (other) {
+            ngx_http_kong_shift_set_problem(problem, "shared_pool",
+                                            "upstream \"%V\" is a pool of "
+                                            "\"%V\" too, so its peers are not "
+                                            "drained here", &pool->host,
+                                            &other->host);
+            return NGX_ERROR;
+        }
+
+        if (!ngx_kong_shift_is_text(&target->addr)) {
+            ngx_http_kong_shift_set_problem(problem, "invalid_value",
+                                            "an address that is not UTF-8 "
+                                            "cannot be drained");
             return NGX_ERROR;
         }
 

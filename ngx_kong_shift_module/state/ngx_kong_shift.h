@@ -130,7 +130,8 @@ typedef struct {
     uint64_t                   word;
     uint64_t                   empty;      /* 1 << pool: hands over */
     uint64_t                   fail_open;  /* 1 << pool: used unchecked */
-    u_char                     pad0[104];
+    uint64_t                   reports;    /* of changed health */
+    u_char                     pad0[96];
 
     uint64_t                   credit;     /* a line of its own */
     u_char                     pad1[120];
@@ -190,6 +191,7 @@ typedef struct {
     ngx_uint_t                 reloads;
 
     ngx_pid_t                  worker[NGX_KONG_SHIFT_WORKERS];  /* 0: none */
+    ngx_uint_t                 crowded;    /* workers without a row */
 
     ngx_kong_shift_record_t    record[1];  /* [capacity] */
 } ngx_kong_shift_shctx_t;
@@ -233,6 +235,7 @@ typedef struct {
     struct ngx_kong_shift_op_s  *tick;     /* under way, or NULL */
 
     ngx_uint_t                 row;        /* of this worker */
+    ngx_uint_t                 crowded;    /* unsigned  crowded:1; */
 
 #if (NGX_THREADS)
     ngx_thread_pool_t         *thread_pool;

@@ -210,8 +210,12 @@ ngx_kong_shift_encode_state(const ngx_kong_shift_saved_t *saved)
 
     /* as long as nothing is drained the file is as it always was */
 
-    if (json && json_object_size(drains)) {
-        (void) json_object_set(json, "drains", drains);
+    if (drains == NULL
+        || (json_object_size(drains)
+            && json_object_set(json, "drains", drains) != 0))
+    {
+        json_decref(json);
+        json = NULL;
     }
 
     json_decref(drains);
@@ -231,34 +235,49 @@ ngx_kong_shift_encode_drains(const ngx_kong_shift_state_t *st)
     peers = json_array();
 
     for (i = 0; i < 2; i++) {
-        if (st->drained[i]) {
-            (void) json_object_set_new(drains, ngx_kong_shift_pools[i],
+        if (st->drained[i]
+            && json_object_set_new(drains, ngx_kong_shift_pools[i],
                        json_pack("{sI, sI, sI}",
                                  "changed", (json_int_t) st->drain_changed[i],
                                  "rate", (json_int_t) st->drain_rate[i],
                                  "deadline",
-                                 (json_int_t) st->drain_deadline[i]));
+                                 (json_int_t) st->drain_deadline[i]))
+               != 0)
+        {
+            goto failed;
         }
     }
 
     for (i = 0; i < NGX_KONG_SHIFT_DRAINED; i++) {
         peer = &st->peer[i];
 
-        if (peer->addr[0]) {
-            (void) json_array_append_new(peers,
+        if (peer->addr[0]
+            && json_array_append_new(peers,
                        json_pack("{ss, ss}",
                                  "pool", ngx_kong_shift_pools[peer->pool],
-                                 "addr", peer->addr));
+                                 "addr", peer->addr))
+               != 0)
+        {
+            goto failed;
         }
     }
 
-    if (json_array_size(peers)) {
-        (void) json_object_set(drains, "peers", peers);
+    if (json_array_size(peers)
+        && json_object_set(drains, "peers", peers) != 0)
+    {
+        goto failed;
     }
 
     json_decref(peers);
 
     return drains;
+
+failed:
+
+    json_decref(peers);
+    json_decref(drains);
+
+    return NULL;
 }
 
 

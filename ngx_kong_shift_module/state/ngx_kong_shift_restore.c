@@ -442,19 +442,32 @@ ngx_kong_shift_spare_record(ngx_kong_shift_conf_t *kcf,
     ngx_kong_shift_conf_t *old)
 {
     ngx_uint_t                i;
-    ngx_kong_shift_record_t  *rec;
+    ngx_kong_shift_total_t    total;
+    ngx_kong_shift_record_t  *rec, *used;
+
+    used = NULL;
 
     for (i = 0; i < kcf->sh->nrecords; i++) {
         rec = &kcf->sh->record[i];
 
-        if (!ngx_kong_shift_is_configured(kcf, rec->name)
-            && !(old && ngx_kong_shift_is_configured(old, rec->name)))
+        if (ngx_kong_shift_is_configured(kcf, rec->name)
+            || (old && ngx_kong_shift_is_configured(old, rec->name)))
         {
+            continue;
+        }
+
+        /* workers of before the last reload may still have requests of it */
+
+        ngx_kong_shift_count(kcf->sh, rec, &total);
+
+        if (total.active[0] + total.active[1] + total.writes == 0) {
             return rec;
         }
+
+        used = rec;
     }
 
-    return NULL;
+    return used;
 }
 
 

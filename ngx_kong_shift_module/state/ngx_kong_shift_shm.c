@@ -205,6 +205,9 @@ ngx_kong_shift_join(ngx_kong_shift_conf_t *kcf, ngx_log_t *log)
         }
 
         sh->worker[n] = ngx_pid;
+
+    } else {
+        sh->crowded++;
     }
 
 done:
@@ -216,8 +219,11 @@ done:
 
         ngx_log_error(NGX_LOG_ALERT, log, 0,
                       "more than %d workers at a time, this one counts what "
-                      "it has under way together with another",
+                      "it has under way together with another, and no pool "
+                      "is safe to stop as long as it runs",
                       NGX_KONG_SHIFT_WORKERS);
+
+        kcf->crowded = 1;
     }
 
     kcf->row = n;
@@ -229,6 +235,10 @@ ngx_kong_shift_leave(ngx_kong_shift_conf_t *kcf)
 {
     if (kcf->sh->worker[kcf->row] == ngx_pid) {
         kcf->sh->worker[kcf->row] = 0;
+    }
+
+    if (kcf->crowded) {
+        (void) __atomic_sub_fetch(&kcf->sh->crowded, 1, __ATOMIC_SEQ_CST);
     }
 }
 
@@ -242,6 +252,10 @@ ngx_kong_shift_count(ngx_kong_shift_shctx_t *sh,
     ngx_kong_shift_census_t  *c;
 
     ngx_memzero(total, sizeof(ngx_kong_shift_total_t));
+
+    /* what those have is not known for sure */
+
+    total->choosing = sh->crowded;
 
     for (i = 0; i < NGX_KONG_SHIFT_WORKERS; i++) {
         alive[i] = sh->worker[i] && ngx_kong_shift_is_alive(sh->worker[i]);
