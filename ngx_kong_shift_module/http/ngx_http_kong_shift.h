@@ -315,11 +315,6 @@ char *ngx_http_kong_shift_check(ngx_conf_t *cf, ngx_command_t *cmd,
 ngx_int_t ngx_http_kong_shift_verify_checks(ngx_conf_t *cf,
     ngx_http_upstream_srv_conf_t *us, ngx_http_kong_shift_srv_conf_t *kscf);
 
-/* Another shift with the same pool, or NULL. */
-ngx_http_upstream_srv_conf_t *ngx_http_kong_shift_find_other(
-    ngx_http_upstream_main_conf_t *umcf,
-    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_pool_e pool);
-
 
 /* probe: one check of one peer, which is one request or two */
 

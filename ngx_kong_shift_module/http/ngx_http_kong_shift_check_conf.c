@@ -616,35 +616,12 @@ ngx_http_kong_shift_verify_owner(ngx_conf_t *cf,
     ngx_http_upstream_srv_conf_t *us, ngx_http_kong_shift_srv_conf_t *kscf,
     ngx_kong_shift_pool_e pool)
 {
-    ngx_http_upstream_srv_conf_t   *other;
-    ngx_http_upstream_main_conf_t  *umcf;
-
-    umcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_upstream_module);
-
-    other = ngx_http_kong_shift_find_other(umcf, kscf, pool);
-
-    if (other == NULL) {
-        return NGX_OK;
-    }
-
-    ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                  "pool \"%V\" with \"kong_shift_check\" of upstream \"%V\" "
-                  "must not be a pool of upstream \"%V\" too in %s:%ui",
-                  &kscf->pool[pool]->host, &us->host, &other->host,
-                  kscf->check[pool].file, kscf->check[pool].line);
-
-    return NGX_ERROR;
-}
-
-
-ngx_http_upstream_srv_conf_t *
-ngx_http_kong_shift_find_other(ngx_http_upstream_main_conf_t *umcf,
-    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_pool_e pool)
-{
     ngx_uint_t                        i;
     ngx_http_upstream_srv_conf_t    **uscfp;
+    ngx_http_upstream_main_conf_t    *umcf;
     ngx_http_kong_shift_srv_conf_t   *other;
 
+    umcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_upstream_module);
     uscfp = umcf->upstreams.elts;
 
     for (i = 0; i < umcf->upstreams.nelts; i++) {
@@ -656,13 +633,21 @@ ngx_http_kong_shift_find_other(ngx_http_upstream_main_conf_t *umcf,
         other = ngx_http_conf_upstream_srv_conf(uscfp[i],
                                                 ngx_http_kong_shift_module);
 
-        if (other != kscf && other->shift
-            && (other->pool[0] == kscf->pool[pool]
-                || other->pool[1] == kscf->pool[pool]))
+        if (other == kscf || other->shift == NULL
+            || (other->pool[0] != kscf->pool[pool]
+                && other->pool[1] != kscf->pool[pool]))
         {
-            return uscfp[i];
+            continue;
         }
+
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "pool \"%V\" with \"kong_shift_check\" of upstream "
+                      "\"%V\" must not be a pool of upstream \"%V\" too "
+                      "in %s:%ui",
+                      &kscf->pool[pool]->host, &us->host, &uscfp[i]->host,
+                      kscf->check[pool].file, kscf->check[pool].line);
+        return NGX_ERROR;
     }
 
-    return NULL;
+    return NGX_OK;
 }

@@ -20,6 +20,9 @@ static void ngx_http_kong_shift_refresh_pool(
     ngx_uint_t unchecked);
 static ngx_uint_t ngx_http_kong_shift_is_stuck(
     ngx_http_upstream_rr_peers_t *peers);
+static ngx_uint_t ngx_http_kong_shift_is_drained_elsewhere(
+    ngx_http_kong_shift_srv_conf_t *kscf, ngx_kong_shift_pool_e pool,
+    ngx_str_t *name);
 static void ngx_http_kong_shift_refresh_peer(
     ngx_http_upstream_rr_peer_t *peer, ngx_uint_t usable, ngx_int_t weight);
 
@@ -304,13 +307,56 @@ ngx_http_kong_shift_refresh_pool(ngx_http_kong_shift_srv_conf_t *kscf,
 
             ngx_http_kong_shift_refresh_peer(peer,
                                   (unchecked || known->health.ready)
-                                  && !known->drained, weight);
+                                  && !known->drained
+                                  && !ngx_http_kong_shift_is_drained_elsewhere(
+                                                   kscf, pool, &peer->name),
+                                  weight);
         }
 
         if (dynamic) {
             ngx_http_kong_shift_unlock(peers);
         }
     }
+}
+
+
+/* a pool that two shifts share has its peers but once */
+
+static ngx_uint_t
+ngx_http_kong_shift_is_drained_elsewhere(ngx_http_kong_shift_srv_conf_t *kscf,
+    ngx_kong_shift_pool_e pool, ngx_str_t *name)
+{
+    ngx_uint_t                        i, p, place;
+    ngx_kong_shift_t                **shift;
+    ngx_http_kong_shift_srv_conf_t   *other;
+
+    shift = kscf->conf->shifts.elts;
+
+    for (i = 0; i < kscf->conf->shifts.nelts; i++) {
+
+        other = shift[i]->data;
+
+        if (other == NULL || other == kscf) {
+            continue;
+        }
+
+        for (p = 0; p < 2; p++) {
+
+            if (other->pool[p] != kscf->pool[pool]) {
+                continue;
+            }
+
+            place = ngx_http_kong_shift_find_addr(shift[i]->record, p, name);
+
+            if (place != NGX_HTTP_KONG_SHIFT_NO_PLACE
+                && shift[i]->record->pool[p].peer[place].drained)
+            {
+                return 1;
+            }
+        }
+    }
+
+    return 0;
 }
 
 

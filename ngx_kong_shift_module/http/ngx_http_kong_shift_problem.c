@@ -40,7 +40,6 @@ static ngx_http_kong_shift_code_t  ngx_http_kong_shift_codes[] = {
     { "pool_drained", 409, "The weight needs a pool that is drained" },
     { "pool_in_use", 409, "The weight needs the pool" },
     { "too_many_drained", 409, "Too many peers are drained" },
-    { "shared_pool", 409, "The pool belongs to another shift, too" },
     { "no_zone", 409, "The upstream of the pool has no zone" },
     { "not_safe_to_stop", 409, "The pool must not be stopped yet" },
     { "generation_mismatch", 412, "The shift has changed" },

@@ -90,8 +90,7 @@ ngx_http_kong_shift_get_change(ngx_http_request_t *r,
 {
     ngx_kong_shift_change_t         *change;
     ngx_http_kong_shift_object_t    *target;
-    ngx_http_upstream_srv_conf_t    *pool, *other;
-    ngx_http_upstream_main_conf_t   *umcf;
+    ngx_http_upstream_srv_conf_t    *pool;
     ngx_http_kong_shift_resource_t  *resource;
 
     change = &w->op.change;
@@ -130,18 +129,6 @@ ngx_http_kong_shift_get_change(ngx_http_request_t *r,
                                             "upstream \"%V\" needs a \"zone\" "
                                             "for its peers to be drained",
                                             &pool->host);
-            return NGX_ERROR;
-        }
-
-        umcf = ngx_http_get_module_main_conf(r, ngx_http_upstream_module);
-        other = ngx_http_kong_shift_find_other(umcf, target->kscf,
-                                               target->pool);
-        if (other) {
-            ngx_http_kong_shift_set_problem(problem, "shared_pool",
-                                            "upstream \"%V\" is a pool of "
-                                            "\"%V\" too, so its peers are not "
-                                            "drained here", &pool->host,
-                                            &other->host);
             return NGX_ERROR;
         }
 
