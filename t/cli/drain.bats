@@ -178,6 +178,8 @@ until_lasting() {
     client hold
     client hold
     put weight '{"new":100}'
+    # nginx looks for the oldest twice a second
+    until [[ $(get pools/old .oldest_ms) != null ]]; do sleep 0.1; done
     check 3 '2 under way (oldest ' safe old
     [ "$(kong_shift --json safe old | jq -c '.[0] | [.safe, .reasons, .active]')" = '[false,["active"],2]' ]
     waiting drain old --wait
