@@ -76,7 +76,7 @@ in_place_conf() {
     listen 8001
     y_conf admin_listen ''
     plan 3
-    refused_alone ports '127.0.0.1:8001'
+    guard ports refused '127.0.0.1:8001'
     kill "$LISTENER"
     y_conf admin_listen "127.0.0.1:${PORT[cp_y.admin]}"
 

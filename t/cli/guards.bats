@@ -99,7 +99,7 @@ x_says() {
 @test "y-conf: a role that is no control plane's is refused; what hides things is warned of" {
     y_conf 's/^role = .*/role = data_plane/'
     plan 3
-    refused_alone y-conf 'says role = data_plane'
+    guard y-conf refused 'says role = data_plane'
     y_conf 's/^status_listen = .*/status_listen = off/; $a headers = off'
     plan 0
     guard y-conf ok 'headers = off'

@@ -63,6 +63,7 @@ check() {
             *_timeout | jobs | *.port) value=1 ;;
             hold)                      value=1s ;;
             freeze)                    value=module ;;
+            export)                    value=on ;;
             lb | *.admin)              value=http://a ;;
             *)                         value=/a ;;
         esac
