@@ -109,7 +109,8 @@ holds() {
 # and where to look.
 http_says() {
     local detail hint=
-    detail=$(field '(.detail // .title // .message | strings) + (if .code | type == "string" then " (" + .code + ")" else "" end)')
+    detail=$(field '(.detail // .title // .message | strings) + (if .code | type == "string" then " (" + .code + ")" else "" end)
+        + (if .code == "pool_not_ready" then ": \([.peers[]? | "\(.addr) \(.reason // "no reason")"] | join(", "))" else "" end)')
     # What a proxy in front says on its own.
     if [[ -z $detail && $HTTP_BODY =~ \<title\>([^<]{1,200})\</title\> ]]; then
         detail=${BASH_REMATCH[1]#"$HTTP_STATUS "}

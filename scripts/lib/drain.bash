@@ -33,7 +33,7 @@ drain_pool() {
     need lb
 }
 
-## drain POOL
+## drain POOL [--rate N] [--deadline TIME] [--wait [--hold TIME]]
 ##     Close a pool, old or new, to everything, on every load balancer.
 ##     Rescue and overrides included; what is under way there may end. Refused while
 ##     the weight gives that pool anything. With --rate its long-lived connections
@@ -64,21 +64,32 @@ cmd_undrain() {
     lb_read_all
     drain_all DELETE "$(jq -nc --arg comment "$(comment)" '{$comment}')" false
     [[ ! $OPT_DRY_RUN ]] || return 0
-    drain_read
-    drain_show
+    if [[ $OPT_JSON ]]; then
+        drain_print
+    elif [[ ! $OPT_QUIET ]]; then
+        printf "%s: $POOL: not drained any more\n" "${LBS[@]}"
+    fi
 }
 
-## safe POOL
+## safe POOL [--hold TIME]
 ##     Tell whether a pool, old or new, may be stopped: nobody is left on it.
-##     The exit code is 0 only if every load balancer says so: the weight gives the
-##     pool nothing (with --hold for as long as that), and no request and no
-##     long-lived connection is left there. Else it is 3, with the reasons; 4 if one
-##     could not be asked.
+##     The exit code is 0 only if every load balancer says so: the pool is drained
+##     (with --hold for as long as that), and no request and no long-lived
+##     connection is left there. Else it is 3, with the reasons; 4 if one could not
+##     be asked.
 cmd_safe() {
     drain_pool "$@"
     drain_read
+    drain_closed
     drain_print
     (( DRAIN_CODE == 0 )) || end "$DRAIN_CODE"
+}
+
+# drain_closed: a pool that is still open is not safe, whatever the weight is.
+drain_closed() {
+    DRAIN=$(jq -c 'map(if .drained == false and (.reasons | index("weight") | not)
+        then .safe = false | .reasons += ["not_drained"] else . end)' <<<"$DRAIN")
+    holds "$DRAIN" 'all(.[]; .error or .safe)' || DRAIN_CODE=${DRAIN_CODE/#0/$EXIT_REFUSED}
 }
 
 # drain_may: before anything is changed anywhere.
@@ -138,7 +149,7 @@ drain_answer() {
         select(if $status == "200" then .safe == true else .code == "not_safe_to_stop" and (.reasons | length > 0) end)
         | select(.drained | type == "boolean")
         | {$lb, safe: ($status == "200"), reasons: (.reasons // []), drained, active, oldest_ms,
-            long_lived, oldest_long_lived_ms}' \
+            long_lived, oldest_long_lived_ms, held_seconds, hold_seconds}' \
         2>/dev/null <<<"$HTTP_BODY") || return 1
     DRAIN+=$answer
 }
@@ -151,11 +162,12 @@ drain_text() {
             weight: "the weight gives it requests",
             active: "\(.active) under way\(.oldest_ms | age)",
             long_lived: "\(.long_lived) long-lived\(.oldest_long_lived_ms | age)",
-            hold_time: "not for long enough",
+            hold_time: "without weight for \(.held_seconds) s, \(.hold_seconds) s are asked for",
+            not_drained: "not drained: overrides and rescue may still go there; run kong-shift drain \($pool) first",
             upgrade: "the old nginx of a binary upgrade still runs"
         } as $text | .reasons | map($text[.] // .) | join(", ");
         .[] | ("\(.lb): \($pool): " + (if .error then .error
-            elif .safe then "safe to stop" + (if .drained then "" else ", but not drained: overrides and rescue may still go there" end)
+            elif .safe then "safe to stop"
             else "not safe to stop: \(words)" end)) | gsub("[[:cntrl:]]"; " ")' <<<"$DRAIN")
 }
 
@@ -180,8 +192,8 @@ drain_wait() {
     STEP_BEGUN=$EPOCHREALTIME
     while :; do
         drain_read
-        (( DRAIN_CODE != 0 )) || break
         drain_lost
+        (( DRAIN_CODE != 0 )) || break
         (( DRAIN_CODE == EXIT_UNKNOWN )) || heard=$SECONDS
         if (( SECONDS - heard > DRAIN_PATIENCE )); then
             drain_text

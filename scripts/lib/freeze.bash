@@ -2,8 +2,8 @@
 # one of the two databases only.
 
 ## cp freeze
-##     Deny admin writes, and prove that it works: through the load balancers or,
-##     with freeze = revoke, by the rights of the role of X.
+##     Deny admin writes, and prove that it works.
+##     Through the load balancers or, with freeze = revoke, by the rights of the role of X.
 cmd_cp_freeze() {
     no_more_arguments "$@"
     settings_load

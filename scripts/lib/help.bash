@@ -43,7 +43,7 @@ help_command() {
 help_list() {
     help_source | awk -v start="@$1 ${2-}" -v kind="@$1 " '
         head != "" { heads[++n] = head; texts[n] = $0; head = "" }
-        index($0, start) == 1 { head = substr($0, length(kind) + 1); if (length(head) > width) width = length(head) }
+        index($0, start) == 1 { sub(/ \[--.*/, ""); head = substr($0, length(kind) + 1); if (length(head) > width) width = length(head) }
         END { for (i = 1; i <= n; i++) printf "  %-" width "s  %s\n", heads[i], texts[i] }
     '
 }

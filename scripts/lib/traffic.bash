@@ -2,6 +2,7 @@
 
 ## status
 ##     Show weight, gate and freeze on every load balancer, and where they differ.
+##     Also which pool is drained and, of pools that are checked, how many are ready.
 cmd_status() {
     no_more_arguments "$@"
     settings_load
@@ -28,6 +29,7 @@ cmd_weight() {
     need lb
 
     lb_read_all
+    weight_drained "$weight"
     if [[ $weight =~ [1-9] ]]; then
         weight_gate
         drift_hold "$weight"
@@ -45,6 +47,17 @@ weight_gate() {
     for i in "${!LBS[@]}"; do
         [[ $(lb_field "$i" .gate.state) != closed ]] || refuse \
             "${LBS[i]}: the gate is closed, nothing may go to the new pool before the CP phase passed: kong-shift cp $STRATEGY"
+    done
+}
+
+# weight_drained WEIGHT: the same, of a pool that is closed and would get requests.
+weight_drained() {
+    local i pool
+    for i in "${!LBS[@]}"; do
+        pool=$(jq -r --argjson weight "$1" '(select(.pools.old.drained and $weight != 100) | "old"),
+            (select(.pools.new.drained and $weight != 0) | "new")' <<<"${LB_STATE[i]}")
+        [[ -z $pool ]] || refuse \
+            "${LBS[i]}: nothing was changed anywhere, as the $pool pool is drained: kong-shift undrain $pool"
     done
 }
 
@@ -123,6 +136,8 @@ status_print() {
             "\(.weight.new) % to new\(if .weight.effective != .weight.new then " (in force: \(.weight.effective) %)" else "" end)"
             + ", gate \(.gate.state), freeze \(.freeze.state), generation \(.generation)"
             + (if .aborted then ", aborted" else "" end)
+            + ([("old", "new") as $pool | .pools[$pool] | select(.drained) | ", \($pool) drained"] | add // "")
+            + ([("old", "new") as $pool | .pools[$pool] | select(.ready != null) | ", \($pool) \(.ready)/\(.total) ready"] | add // "")
             + (if .saved == false then ", NOT saved" else "" end) end)' <<<"$STATUS"
     fi
     [[ -z $STATUS_DIFFERENCES ]] || warn "the load balancers differ: $STATUS_DIFFERENCES"

@@ -140,7 +140,8 @@ until_lasting() {
 @test "a pool that the weight needs is not drained, and not safe" {
     check 3 'the weight still gives the old pool requests: kong-shift weight 100' drain old
     check 3 'old: not safe to stop: the weight gives it requests' safe old
-    check 0 'new: safe to stop, but not drained' safe new
+    check 3 'new: not safe to stop: not drained: overrides and rescue may still go there; run kong-shift drain new first' safe new
+    [ "$(kong_shift --json safe new | jq -c '.[0] | [.safe, .drained, .reasons]')" = '[false,false,["not_drained"]]' ]
     put weight '{"new":50}'
     check 3 'kong-shift weight 0' drain new
     check 3 'new: not safe to stop: the weight' safe new
@@ -159,15 +160,27 @@ until_lasting() {
     [ "$(get pools/old '.drained, .drain.rate' | paste -sd ' ')" = 'true 20' ]
     [[ $(get events '.events[-1] | .action + " " + .comment') == "drain kong-shift drain, "* ]]
     check 0 "$LB: old: safe to stop" safe old
-    check 3 'pool_drained' weight 50
+    check 0 'old drained' status
+    [[ $output != *'new drained'* ]]
+    check 3 "$LB: nothing was changed anywhere, as the old pool is drained: kong-shift undrain old" weight 50
+    [ "${#lines[@]}" -eq 1 ]
+    check 3 'as the old pool is drained' weight 0
+    check 0 '100 % to new' weight 100
     [ "$(kong_shift --json safe old | jq -c '.[0] | [.lb, .safe, .drained, .active]')" = "[\"$LB\",true,true,0]" ]
     [ "$(kong_shift --quiet drain old)" = '' ]
-    check 3 'not for long enough' safe old --hold 1h
+    check 3 ' s, 3600 s are asked for' safe old --hold 1h
+    [[ $output =~ 'not safe to stop: without weight for '[0-9]+' s, 3600 s' ]]
     sleep 1.1
     check 0 'safe to stop' safe old --hold 1s
 
-    check 0 'not drained' undrain old
+    check 0 '' undrain old
+    [ "$output" = "$LB: old: not drained any more" ]
     [ "$(get pools/old .drained)" = false ]
+    check 3 'not drained: ' safe old
+    check 0 '' drain old
+    [ "$(kong_shift --quiet undrain old)" = '' ]
+    check 0 '' drain old
+    [ "$(kong_shift --json undrain old | jq -c '.[0] | [.lb, .drained]')" = "[\"$LB\",false]" ]
     check 0 '' drain old
     check 0 'aborted' abort
     [ "$(get pools/old .drained)" = false ]
@@ -177,11 +190,16 @@ until_lasting() {
 @test "requests under way: not safe, with how many and how old; --wait sees them end" {
     client hold
     client hold
+    # nginx looks twice a second how old they are
+    for _ in {1..100}; do
+        [[ $(get pools/old .oldest_ms) = null ]] || break
+        sleep 0.05
+    done
     put weight '{"new":100}'
     # nginx looks for the oldest twice a second
     until [[ $(get pools/old .oldest_ms) != null ]]; do sleep 0.1; done
     check 3 '2 under way (oldest ' safe old
-    [ "$(kong_shift --json safe old | jq -c '.[0] | [.safe, .reasons, .active]')" = '[false,["active"],2]' ]
+    [ "$(kong_shift --json safe old | jq -c '.[0] | [.safe, .reasons, .active]')" = '[false,["active","not_drained"],2]' ]
     waiting drain old --wait
     release
     waited 0 "$LB: old: safe to stop"
@@ -232,7 +250,7 @@ until_lasting() {
     client hold
     put weight '{"new":100}'
     check 3 "$LB: old: not safe to stop: 1 under way" safe old
-    [[ $output == *"$LB2: old: safe to stop"* ]]
+    [[ $output == *"$LB2: old: not safe to stop: not drained"* ]]
     waiting drain old --wait
     release
     waited 0 "$LB2: old: safe to stop"
@@ -246,7 +264,7 @@ until_lasting() {
 
     sed -i "s|^lb = ${LB2%shift}readonly|lb = http://127.0.0.1:1/shift|" "$CONF"
     check 4 'http://127.0.0.1:1/shift: old: unknown' safe old
-    [[ $output == *"$LB: old: safe to stop"* ]]
+    [[ $output == *"$LB: old: not safe to stop: not drained"* ]]
     check 4 'no answer' drain old
     [ "$(get pools/old .drained)" = false ]
 }

@@ -38,6 +38,16 @@ options() {
     done < <(commands)
 }
 
+@test "each line of the lists is a whole sentence; the usage line has what belongs to the command" {
+    local all
+    all=$(kong_shift help; kong_shift cp; kong_shift dp)
+    run grep -E '^  [^ ].*[^.]$' <<<"$all"
+    [ "$output" = '' ]
+    grep -qE '^  drain POOL +Close' <<<"$all"
+    [[ $(kong_shift help drain) == 'usage: kong-shift drain POOL [--rate N] [--deadline TIME] [--wait [--hold TIME]]'$'\n'* ]]
+    [[ $(kong_shift help safe) == 'usage: kong-shift safe POOL [--hold TIME]'$'\n'* ]]
+}
+
 @test "help lists every option and every exit code" {
     local option code all
     all=$(kong_shift help)

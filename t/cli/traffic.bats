@@ -34,6 +34,9 @@ second_balancer() {
     if (( EUID == 0 )); then chown nobody "$RUN/second/state"; fi
     sed "s|127.0.0.1:${PORT[shift]};|127.0.0.1:${PORT[second]};|; s|$RUN/state|$RUN/second/state|" "$RUN/nginx/nginx.conf" \
         >"$RUN/second/nginx.conf"
+    # And one whose pools are checked: old passes, nobody listens for new.
+    sed -i "s|^    upstream other |    upstream c_old { zone c_old 64k; server 127.0.0.1:${PORT[second]}; }\n    upstream c_new { zone c_new 64k; server 127.0.0.1:1; }\n    upstream checked { kong_shift old=c_old new=c_new; kong_shift_check uri=/page/ interval=100ms; }\n&|" \
+        "$RUN/second/nginx.conf"
     "$NGINX" -p "$RUN/second" -c nginx.conf -e logs/error.log 3>&- 2>"$RUN/second/start.log"
     printf '%s' "${PORT[second]}" >"$RUN/second.port"
 }
@@ -64,6 +67,7 @@ check() {
     check 0 '0.0001 % to new' weight 0.0001
     check 0 '100 % to new' weight 100
     check 0 '100 % to new' weight
+    [[ $output != *ready* && $output != *drained* ]]
     check 0 '0 % to new' weight 0
     [ "$(kong_shift --quiet weight 3)" = '' ]
     [ "$(kong_shift --json weight | jq '.[0].weight.new')" = 3 ]
@@ -90,6 +94,14 @@ check() {
     echo 'shift = other' >>"$CONF"
     check 0 '10 % to new, gate off' weight 10
     check 0 'aborted' abort
+}
+
+@test "pools that are checked: status shows who is ready, and the weight is not raised before new is, with the reason" {
+    printf 'lb = %s\nshift = checked\n' "$LB2" >"$CONF"
+    check 0 ', old 1/1 ready, new 0/1 ready' status
+    check 3 '0 of 1 peers of "c_new" are ready' weight 10
+    [[ $output =~ 'min_ready is 50%'.*': 127.0.0.1:1 '[a-z] ]]
+    [ "${#lines[@]}" -eq 1 ]
 }
 
 @test "abort: everything to the old pool" {
