@@ -22,6 +22,7 @@ my %conf = (workers => 2, weight => 10, state => $file, pools => <<"EOC",
     upstream bare_old { server $old; server $old2; }
 EOC
     http => 'upstream bare { kong_shift old=bare_old new=dp_new; }',
+    server => 'location /bare { proxy_pass http://bare/; }',
     extra => 'kong_shift_gate on; kong_shift_override $arg_to;');
 my $front = $t->front(%conf);
 ok($front->start, 'nginx starts') or BAIL_OUT($front->{start_output});
@@ -232,7 +233,14 @@ refused('the last one while it is needed', peer('old', $old2, 'drain'), 409,
     'pool_in_use');
 is_json(peer('new', $new, 'drain'), 200, { state => 'drained' },
     'the last one of a pool without weight');
+
+# two shifts share that pool, and so its peers; long enough for both to look
+$t->weight(100, 'bare');
+select undef, undef, undef, 0.7;
+like($t->pool('/bare'), qr/^old/, 'it is drained for another shift, too');
 peer('new', $new, 'ready');
+wait_for('new', sub { $t->pool('/bare') eq 'new' });
+$t->weight(0, 'bare');
 
 $t->put("pools/old/peers/$old", { state => 'ready', comment => "\x{20ac}" x 42 });
 ($e) = (events())[-1];
