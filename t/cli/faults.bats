@@ -59,7 +59,7 @@ PGHOST=$PGHOST PGPORT=$PGPORT PGUSER=$PG_SUPERUSER PGPASSFILE=$PG_PASSFILE PGDAT
     -c "INSERT INTO locks (key, owner, ttl) VALUES ('migrations', 'another-node', now() + interval '1 hour')"
 EOF2
     kong_y <<<"[[ \"\$1 \$2\" != 'migrations finish' ]] || bash $BIN/lock"
-    fault 3 'is locked for migrations by another-node'
+    fault 1 'said: aborted: another node is performing database changes; find that node'
     way_on
 }
 
