@@ -139,9 +139,11 @@ $front->set($t->front_conf(%conf, extra => 'kong_shift_check pool=new '
     . 'config_hash=on uri=/status/ready interval=600ms;'), '');
 ok($front->reload, 'config_hash=on and uri=');
 used('new1 new2 new3', 'both pass');
-my @asked = map { /GET (\S+)/ } split /\n/,
-    KongShift::read_file($dp{new2}{log}) =~ s/^traffic.*\n//gmr;
-is(join(' ', sort @asked[-2, -1]), '/status /status/ready', 'both are asked for');
+wait_for('both are asked for', sub {
+    my @asked = map { /GET (\S+)/ } split /\n/,
+        KongShift::read_file($dp{new2}{log}) =~ s/^traffic.*\n//gmr;
+    return join(' ', sort @asked[-2, -1]) eq '/status /status/ready';
+});
 set('not', 'new2');
 used('new1 new3', 'the uri does not');
 told('new2', qr/^503: no configuration available/);

@@ -48,7 +48,7 @@ sub pool {
 pool($_) for qw(old new);
 
 my $conf = <<"EOC";
-    log_format drain '\$uri \$status \$kong_shift_pool';
+    log_format drain '\$uri \$status \$kong_shift_pool \$msec \$arg_n';
     upstream dp_old { zone dp_old 64k; server $is{old} max_fails=0; }
     upstream dp_new { zone dp_new 64k; server $is{new} max_fails=0; }
     upstream kong { kong_shift old=dp_old new=dp_new weight=0; }
@@ -74,12 +74,14 @@ ok($front->start, 'nginx starts') or BAIL_OUT($front->{start_output});
 
 my @ws = ('Upgrade: websocket', 'Connection: Upgrade');
 
-# an open connection; it notes its worker and its age
+# an open connection; it notes its worker and its number
+my $opened = 0;
 sub open_one {
     my ($uri, @headers) = @_;
     my $c = $t->connect or die 'no connection';
 
-    $c->send($c->format_request('GET', $uri, headers => \@headers));
+    $c->{n} = ++$opened;
+    $c->send($c->format_request('GET', "$uri?n=$opened", headers => \@headers));
     $c->until(qr/\r\n\r\n/) or die 'no answer';
     ($c->{worker}) = $c->{buf} =~ /^x-worker: (\d+)/mi;
     return $c;
@@ -94,6 +96,20 @@ sub is_long_lived {
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     ok(retry_until(sub { old()->{long_lived} == $n }, 10), $name)
         or diag('long_lived: ' . old()->{long_lived});
+}
+
+# when nginx has logged each of them: this process may be late to see its end
+sub logged {
+    my (@c) = @_;
+    my %at;
+
+    wait_for('the log', sub {
+        my $log = KongShift::read_file("$front->{prefix}/logs/access.log");
+        %at = map { (split)[4, 3] } split /\n/, $log;
+        return !grep { !$at{ $_->{n} } } @c;
+    });
+
+    return map { $at{ $_->{n} } } @c;
 }
 
 # when each of the connections has ended, in seconds from now
@@ -165,6 +181,7 @@ sub paced {
     my @missing = grep { !defined $at[$_] } 0 .. $#at;
     is(scalar(@missing), 0, "$name: all are closed") or return;
     is(scalar(grep { $_->{reset} } @c), 0, "$name: in the usual way");
+    @at = logged(@c);
 
     my @order = sort { $at[$a] <=> $at[$b] } 0 .. $#at;
     my ($first, $last) = @at[@order[0, -1]];
