@@ -170,6 +170,13 @@ ngx_kong_shift_op_publish(ngx_kong_shift_op_t *op, ngx_uint_t prepared)
         rec->unsaved = 1;
         rec->ahead = !prepared;
         op->published = 1;
+
+        if (op->change.action == NGX_KONG_SHIFT_SET_DRAIN) {
+
+            /* its pace is not that of the drain before */
+
+            rec->pool[op->change.pool].drain_next = 0;
+        }
     }
 
     ngx_shmtx_unlock(&kcf->shpool->mutex);
