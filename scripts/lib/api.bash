@@ -42,23 +42,24 @@ http() {
     { HTTP_BODY=$(<"$SCRATCH/body"); } 2>/dev/null
 }
 
-# http_many WHOSE METHOD URL DIR COUNT: the files DIR/0, DIR/1 ..., where there are such, as
-# bodies to URL and, behind it, what DIR/0.path ... say, if there, over one connection;
-# the answers in DIR/0.answer ..., their statuses in HTTP_MANY.
+# http_many WHOSE METHOD DIR BODY ANSWER URL...: asks them all over one connection; with
+# BODY the files DIR/0.BODY, DIR/1.BODY ... are sent. The answers are in DIR/0.ANSWER ...,
+# their statuses in HTTP_MANY.
 http_many() {
-    local whose=$1 method=$2 url=$3 dir=$4 count=$5 i option=() socket=() path
+    local whose=$1 method=$2 dir=$3 body=$4 answer=$5 i=0 option=() socket url
+    shift 5
     http_credentials "$whose"
-    if [[ $url =~ ^(https?)://unix:([^:]+):(.*)$ ]]; then
-        socket=(--unix-socket "${BASH_REMATCH[2]}")
-        url=${BASH_REMATCH[1]}://localhost${BASH_REMATCH[3]}
-    fi
-    for (( i = 0; i < count; i++ )); do
+    for url in "$@"; do
+        socket=()
+        if [[ $url =~ ^(https?)://unix:([^:]+):(.*)$ ]]; then
+            socket=(--unix-socket "${BASH_REMATCH[2]}")
+            url=${BASH_REMATCH[1]}://localhost${BASH_REMATCH[3]}
+        fi
         (( i == 0 )) || option+=(--next)
-        [[ ! -e $dir/$i ]] || option+=(-H 'Content-Type: application/json' --data-binary "@$dir/$i")
-        path=
-        [[ ! -e $dir/$i.path ]] || path=$(<"$dir/$i.path")
+        [[ -z $body ]] || option+=(-H 'Content-Type: application/json' --data-binary "@$dir/$i.$body")
         option+=("${WORDS[@]}" "${socket[@]}" -g -sS --connect-timeout 5 --max-time 15 -X "$method"
-            -o "$dir/$i.answer" -w '%{http_code}\n' --url "$url$path")
+            -o "$dir/$i.$answer" -w '%{http_code}\n' --url "$url")
+        i=$(( i + 1 ))
     done
     HTTP_MANY=()
     if ! curl -q "${option[@]}" >"$SCRATCH/codes" 2>"$SCRATCH/curl.err"; then
@@ -67,8 +68,8 @@ http_many() {
         return 1
     fi
     mapfile -t HTTP_MANY <"$SCRATCH/codes"
-    HTTP_ERROR="${#HTTP_MANY[@]} of $count answers"
-    (( ${#HTTP_MANY[@]} == count ))
+    HTTP_ERROR="${#HTTP_MANY[@]} of $# answers"
+    (( ${#HTTP_MANY[@]} == $# ))
 }
 
 # http_credentials WHOSE: as options of curl, into WORDS. Names of files only:
@@ -91,6 +92,20 @@ admin_call() {
     local which=$1 method=$2 path=$3
     shift 3
     http "$which.admin" "$method" "${SETTING[$which.admin]}$path" "$@"
+}
+
+# json_object [NAME VALUE]...: an object of strings, into REPLY. What needs no
+# escaping needs no jq, which takes as long to start as all else together.
+json_object() {
+    local object='' plain='*[!]-~ -!#-[]*' text
+    while (( $# > 0 )); do
+        text="\"$2\""
+        # shellcheck disable=SC2053
+        [[ $2 != $plain ]] || text=$(jq -n --arg text "$2" '$text') || return
+        object+=",\"$1\":$text"
+        shift 2
+    done
+    REPLY="{${object:1}}"
 }
 
 # field FILTER: from the last answer; empty when absent or not JSON.
@@ -147,12 +162,14 @@ lb_die() {
     die "$code" "$1"
 }
 
+# What they said: the whole shift and, by "INDEX.NAME", what is asked for most.
 declare -a LB_STATE=()
+declare -A LB_FIELD=()
 
 # Asks every load balancer for the whole shift, before anything is changed on one.
 lb_read_all() {
     local i
-    LB_STATE=()
+    LB_STATE=() LB_FIELD=()
     for i in "${!LBS[@]}"; do
         lb_read "$i" "reading the shift ${SETTING[shift]}"
     done
@@ -160,15 +177,40 @@ lb_read_all() {
 
 # lb_read I DOING
 lb_read() {
-    local i=$1
+    local i=$1 lines name
     lb_must "${LBS[i]}" "$2" GET ''
-    LB_STATE[i]=$(jq -ce --arg lb "${LBS[i]}" 'select(([.weight.new, .weight.effective, .generation] | map(type)) == ["number", "number", "number"]
-        and .gate.state != null and .freeze.state != null) | {$lb} + .' 2>/dev/null <<<"$HTTP_BODY") || unknown "${LBS[i]}: this is no answer of a kong_shift_api, look at the setting lb: $(head -c 80 <<<"$HTTP_BODY")"
+    mapfile -t lines < <(jq -r --arg lb "${LBS[i]}" 'select(([.weight.new, .weight.effective, .generation] | map(type)) == ["number", "number", "number"]
+        and (.gate.state | IN("open", "closed", "off")) and (.freeze.state | IN("on", "off")))
+        | ({$lb} + . | tojson), .gate.state, .freeze.state, (.freeze.active | numbers // "unknown"), .generation, .weight.effective,
+            (if .key // "" == "" then "" else "set" end)' 2>/dev/null <<<"$HTTP_BODY")
+    (( ${#lines[@]} == 7 )) || unknown "${LBS[i]}: this is no answer of a kong_shift_api, look at the setting lb: $(head -c 80 <<<"$HTTP_BODY")"
+    LB_STATE[i]=${lines[0]}
+    lines=("${lines[@]:1}")
+    for name in gate freeze active generation effective key; do
+        LB_FIELD[$i.$name]=${lines[0]}
+        lines=("${lines[@]:1}")
+    done
 }
 
-# lb_field I FILTER: from what lb_read_all saw.
+# lb_field I NAME: from what lb_read_all saw: gate, freeze, active (admin writes that
+# the freeze waits for), generation, effective (the weight in force), key.
 lb_field() {
-    jq -r "$2" <<<"${LB_STATE[$1]}"
+    printf '%s' "${LB_FIELD[$1.$2]}"
+}
+
+# lb_all NAME VALUE...: such a field is one of these on every load balancer.
+lb_all() {
+    local name=$1 i
+    shift
+    for i in "${!LB_STATE[@]}"; do
+        is_one_of "${LB_FIELD[$i.$name]}" "$@" || return 1
+    done
+    (( ${#LB_STATE[@]} > 0 ))
+}
+
+# lb_hold FILTER: it is true of what every load balancer said.
+lb_hold() {
+    holds "${LB_STATE[*]}" "$1"
 }
 
 # lb_differences: in what the balancers whose shifts come on standard input
@@ -199,7 +241,7 @@ lb_put_all() {
     fi
     for i in "${!LBS[@]}"; do
         # A change of somebody else in between must not be undone unseen.
-        if ! lb_call "${LBS[i]}" PUT "/$path" "$body" "If-Match: \"$(lb_field "$i" .generation)\""; then
+        if ! lb_call "${LBS[i]}" PUT "/$path" "$body" "If-Match: \"$(lb_field "$i" generation)\""; then
             unknown "${LBS[i]}: setting the $path: no answer: $HTTP_ERROR$(lb_done_before "$i")"
         fi
         [[ $HTTP_STATUS = 200 ]] || lb_die "${LBS[i]}: setting the $path: $(http_says lb)$(lb_done_before "$i")"
@@ -216,16 +258,16 @@ lb_put_all() {
 # lb_dry_run PATH: proves that every balancer takes writes, and that none was
 # changed since it was read, by a write that no generation can match.
 lb_dry_run() {
-    local i state found
+    local i found
     for i in "${!LBS[@]}"; do
-        state=$(lb_field "$i" '{state: .freeze.state} | tojson')
-        lb_call "${LBS[i]}" PUT /freeze "$state" 'If-Match: "0"' \
+        json_object state "$(lb_field "$i" freeze)"
+        lb_call "${LBS[i]}" PUT /freeze "$REPLY" 'If-Match: "0"' \
             || unknown "${LBS[i]}: nothing was changed anywhere, as it does not answer: $HTTP_ERROR"
         [[ $HTTP_STATUS = 412 ]] || lb_die "${LBS[i]}: nothing was changed anywhere, as it takes no changes: $(http_says lb)"
         found=$(field .current)
-        [[ $found = "$(lb_field "$i" .generation)" ]] || refuse \
-            "${LBS[i]}: nothing was changed anywhere, as somebody else just changed the shift (generation $(lb_field "$i" .generation), now ${found:-unknown}); run it again"
-        [[ $1 != gate || $(lb_field "$i" .gate.state) != off ]] || refuse \
+        [[ $found = "$(lb_field "$i" generation)" ]] || refuse \
+            "${LBS[i]}: nothing was changed anywhere, as somebody else just changed the shift (generation $(lb_field "$i" generation), now ${found:-unknown}); run it again"
+        [[ $1 != gate || $(lb_field "$i" gate) != off ]] || refuse \
             "${LBS[i]}: nothing was changed anywhere, as its kong_shift_gate is off, and that of others on; make them alike"
     done
 }

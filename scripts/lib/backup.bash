@@ -6,13 +6,14 @@
 #   work_dir/backup.json            which of them counts, written last
 
 BACKUP=
+BACKUP_READ=
 BACKUP_SHA256=
 BACKUP_SOURCE=
 BACKUP_PROVED=
 DUMP=
 BASELINE=
-# Seconds; with the look before it, the time in which nobody may write.
-readonly QUIET_WINDOW=0.5
+# Microseconds, from the first look to the baseline, in which nobody may write.
+readonly QUIET_WINDOW=500000
 
 ## cp backup
 ##     Dump the database of X into work_dir, with a digest of the same snapshot.
@@ -68,9 +69,12 @@ backup_make() {
 # A first look; the baseline is the second. With the freeze on there must be
 # no write between them.
 backup_quiet_begin() {
-    (( ${#LBS[@]} == 0 )) || { lb_read_all; ! lb_all '.freeze.state == "on"' || freeze_drained; }
+    local until left
+    (( ${#LBS[@]} == 0 )) || { lb_read_all; ! lb_all freeze on || freeze_drained; }
+    until=$(( ${EPOCHREALTIME/[.,]/} + QUIET_WINDOW ))
     stamps x "$SCRATCH/quiet.json"
-    sleep "$QUIET_WINDOW"
+    left=$(( until - ${EPOCHREALTIME/[.,]/} ))
+    (( left <= 0 )) || sleep "$(( left / 1000000 )).$(printf %06d $(( left % 1000000 )))"
 }
 
 # backup_quiet BASE
@@ -85,7 +89,8 @@ somebody writes past the freeze, or there is none: end that, then run it again"
 # backup_save ID SOURCE SHA256 PROVED
 backup_save() {
     local file=${SETTING[work_dir]}/backup.json
-    jq -n --arg id "$1" --arg source "$2" --arg sha256 "$3" --arg proved "$4" '{$id, $source, $sha256, $proved}' | save "$file"
+    json_object id "$1" source "$2" sha256 "$3" proved "$4"
+    save "$file" <<<"$REPLY"
     backup_load || failed "$file does not say what was just written to it"
 }
 
@@ -98,8 +103,13 @@ backup_proved() {
 backup_load() {
     local dir=${SETTING[work_dir]} fields
     [[ -f $dir/backup.json ]] || return 1
-    fields=$(jq -r '.id, .sha256, .source, .proved // ""' "$dir/backup.json" 2>/dev/null) || return 1
-    { read -r BACKUP; read -r BACKUP_SHA256; IFS= read -r BACKUP_SOURCE; IFS= read -r BACKUP_PROVED || true; } <<<"$fields" || return 1
+    # Every step asks, and for most it is what it was.
+    if [[ ! $BACKUP_READ || $(<"$dir/backup.json") != "$BACKUP_READ" ]]; then
+        BACKUP_READ=
+        fields=$(jq -r '.id, .sha256, .source, .proved // ""' "$dir/backup.json" 2>/dev/null) || return 1
+        { read -r BACKUP; read -r BACKUP_SHA256; IFS= read -r BACKUP_SOURCE; IFS= read -r BACKUP_PROVED || true; } <<<"$fields" || return 1
+        BACKUP_READ=$(<"$dir/backup.json")
+    fi
     DUMP=$dir/$BACKUP.dump BASELINE=$dir/$BACKUP.digest.json
     [[ -e $DUMP && -f $BASELINE && -f $dir/$BACKUP.rows ]]
 }

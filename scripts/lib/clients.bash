@@ -15,7 +15,7 @@ clients_sessions() {
     [[ $used ]] || return 0
     lb_read_all
     for i in "${!LBS[@]}"; do
-        [[ $(lb_field "$i" '.key // ""') ]] || without+=", ${LBS[i]}"
+        [[ $(lb_field "$i" key) ]] || without+=", ${LBS[i]}"
     done
     [[ -z $without ]] || refuse "X uses $used, and cookies of $X_VERSION mean nothing to $Y_VERSION: split request by request, clients would \
 be logged out again and again; set kong_shift_key to what identifies a client on ${without#, }, or insist: --force clients"
@@ -61,8 +61,8 @@ clients_cross() {
 # clients_plugins NAME...: those that are in use on X.
 clients_plugins() {
     node_says x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
-    holds "$HTTP_BODY" '.plugins | has("enabled_in_cluster")' || unknown "x.admin ${SETTING[x.admin]}: GET / does not tell the plugins"
-    jq -r '[.plugins.enabled_in_cluster[] | select(IN($ARGS.positional[]))] | join(", ")' --args -- "$@" <<<"$HTTP_BODY"
+    jq -er '[.plugins.enabled_in_cluster[] | select(IN($ARGS.positional[]))] | join(", ")' --args -- "$@" <<<"$HTTP_BODY" 2>/dev/null \
+        || unknown "x.admin ${SETTING[x.admin]}: GET / does not tell the plugins"
 }
 
 clients_local() {

@@ -1,11 +1,14 @@
 # PostgreSQL. Connections are described by environment, never by arguments:
 # a name cannot then be taken for an option or a connection string.
 
+PSQL=psql
+
 db_environment() {
     local passfile=${SETTING[passfile]-} mode
 
     unset PGSERVICE PGHOSTADDR PGOPTIONS PGDATESTYLE PGTZ PGCLIENTENCODING
     export PGCONNECT_TIMEOUT=10 PGAPPNAME=kong-shift
+    psql_find
 
     [[ -n $passfile ]] || return 0
     [[ -f $passfile && -r $passfile ]] || die "$EXIT_USAGE" \
@@ -14,6 +17,19 @@ db_environment() {
     [[ $mode = *00 ]] || die "$EXIT_USAGE" \
         "passfile \"$passfile\" has mode $mode; PostgreSQL ignores it until others cannot read it: chmod 600"
     export PGPASSFILE=$passfile
+}
+
+# psql_find: PSQL is the one on the PATH; where that is Debian's wrapper, which takes
+# longer than most queries, the one that the wrapper would run: the newest.
+psql_find() {
+    local found dir version newest=0
+    found=$(type -P psql) || return 0
+    [[ $(readlink -f -- "$found") = */pg_wrapper ]] || return 0
+    for dir in /usr/lib/postgresql/*/bin; do
+        version=${dir#/usr/lib/postgresql/} version=${version%%[!0-9]*}
+        [[ $version && -x $dir/psql ]] && (( version > newest )) || continue
+        newest=$version PSQL=$dir/psql
+    done
 }
 
 # with_db WHICH COMMAND...: WHICH is x, y, or y-admin (the server of y, as the
@@ -41,7 +57,7 @@ sql() {
     for pair in "$@"; do
         options+=(-v "$pair")
     done
-    with_db "$which" psql -XAtqw -v ON_ERROR_STOP=1 "${options[@]}" 2>"$errors" || status=$?
+    with_db "$which" "$PSQL" -XAtqw -v ON_ERROR_STOP=1 "${options[@]}" 2>"$errors" || status=$?
     (( status == 0 )) || sql_failed "$which" "$status" "$errors"
 }
 

@@ -33,8 +33,8 @@ phase_decommission_check() {
             "database $(db_label y) has migrations that are not finished; run \"kong-shift cp finish\" first"
     fi
     lb_read_all
-    lb_all '.gate.state | IN("open", "off")' || refuse "the gate is closed, so CP Y was not proved; run \"kong-shift cp $STRATEGY\" first"
-    lb_all '.weight.effective == 100' || refuse \
+    lb_all gate open off || refuse "the gate is closed, so CP Y was not proved; run \"kong-shift cp $STRATEGY\" first"
+    lb_all effective 100 || refuse \
         "not everything goes to the new pool on every load balancer; decommission only when the weight has been 100 for ${SETTING[hold]}: kong-shift weight 100"
     decommission_held
     drain_nobody old

@@ -1,5 +1,5 @@
 # Digests of a whole database, to tell whether two are the same and whether one
-# was written to. One line of JSON per table, all of one snapshot:
+# was written to. One line of JSON per table, as psql prints it, all of one snapshot:
 #   rows, all    every row, every column: what a dump must carry over
 #   kept, same   without the rows that expire by themselves: what only an admin changes
 #   keys         the primary keys of those: what a migration must not lose
@@ -177,32 +177,35 @@ WHERE (:'tables' = '' OR label = ANY (string_to_array(:'tables', E'\n')))
 SQL
 }
 
-# stamps WHICH FILE: of the database, as it is now.
-stamps() {
-    run_long stamps_child "$@" || exit
-    digest_keep "$1" "$2"
-}
-
-stamps_child() {
-    { digest_begin_sql ''; stamp_sql; echo 'COMMIT;'; } | sql "$1" >"$2.lines"
-}
-
 # digest WHICH FILE [WHICH FILE]: of the database, or of two at once, as it is now.
-digest() {
+digest() { digest_all digest_child "$@"; }
+
+# stamps WHICH FILE [WHICH FILE]: only those.
+stamps() { digest_all stamps_child "$@"; }
+
+digest_all() {
     # Whoever asks whether something holds has switched "set -e" off for us.
     run_long digest_children "$@" || exit
+    shift
     while (( $# > 0 )); do
         digest_keep "$1" "$2"
         shift 2
     done
 }
 
+# digest_children FUNCTION WHICH FILE [WHICH FILE]
 digest_children() {
+    local function=$1
+    shift
     while (( $# > 0 )); do
-        child digest_child "$1" "$2"
+        child "$function" "$1" "$2"
         shift 2
     done
     children_wait
+}
+
+stamps_child() {
+    { digest_begin_sql ''; stamp_sql; echo 'COMMIT;'; } | sql "$1" >"$2.lines"
 }
 
 # baseline WHICH BASE: BASE.digest.json and BASE.rows.
@@ -238,10 +241,12 @@ digest_begin_sql() {
     [[ -z $1 ]] || printf "SET TRANSACTION SNAPSHOT '%s';\n" "$1"
 }
 
+# digest_keep WHICH FILE: from here on FILE is whole. Every database of Kong has that
+# table, and the objects come last.
 digest_keep() {
-    jq -se 'if any(.[]; .table == "schema_meta") then . else error end' "$2.lines" >"$2" 2>/dev/null \
+    grep -q '"table" : "schema_meta"' -- "$2.lines" && [[ $(tail -n 1 -- "$2.lines") = *'}' ]] \
         || failed "the digest of database $(db_label "$1") is not readable"
-    rm -f -- "$2.lines"
+    mv -- "$2.lines" "$2"
 }
 
 # digest_compare HOW BEFORE AFTER: the differences, as text into REPLY; empty is
@@ -273,7 +278,7 @@ digest_compare() {
             elif $how == "drift" and $x.same != $y.same then "has changed rows"
             else empty end;
 
-        ($before[0] | indexed) as $b | ($after[0] | indexed) as $a
+        ($before | indexed) as $b | ($after | indexed) as $a
         | [$b + $a | to_entries[] | .key as $name | .value | select(watched)
             | {table: $name, says: difference($b[$name]; $a[$name])}]' >"$SCRATCH/differences.json" \
         || failed "two digests could not be compared"
@@ -314,8 +319,8 @@ digest_both() {
     shift 3
     jq -n "$@" --slurpfile before "$before" --slurpfile after "$after" --argjson known "$(json_list "${DB_REWRITTEN[@]}")" \
         --argjson volatile "$(json_list "${DB_VOLATILE[@]}" schema_meta)" '
-        ($after[0] | map({key: (.table // ""), value: .}) | from_entries) as $a
-        | [$before[0][] | select(.table != null and .kept > 0 and (.table | split(".") | last | IN($volatile[]) | not))
+        ($after | map({key: (.table // ""), value: .}) | from_entries) as $a
+        | [$before[] | select(.table != null and .kept > 0 and (.table | split(".") | last | IN($volatile[]) | not))
             | {before: ., after: $a[.table]} | select(.after != null and (.before | [.same, .names]) != (.after | [.same, .names]))] as $pairs
         | '"$filter"
 }

@@ -62,7 +62,8 @@ cmd_drain() {
 cmd_undrain() {
     drain_pool "$@"
     lb_read_all
-    drain_all DELETE "$(jq -nc --arg comment "$(comment)" '{$comment}')" false
+    json_object comment "$(comment)"
+    drain_all DELETE "$REPLY" false
     [[ ! $OPT_DRY_RUN ]] || return 0
     if [[ $OPT_JSON ]]; then
         drain_print
@@ -98,7 +99,7 @@ drain_may() {
     lb_read_all
     [[ $POOL = new ]] || weight=100
     for i in "${!LBS[@]}"; do
-        [[ $(lb_field "$i" .weight.effective) = "$weight" ]] || refuse \
+        [[ $(lb_field "$i" effective) = "$weight" ]] || refuse \
             "${LBS[i]}: nothing was changed anywhere, as the weight still gives the $POOL pool requests: kong-shift weight $weight"
     done
 }
@@ -114,7 +115,7 @@ drain_all() {
             printf '%s\n' "$(printable "$(quoted curl -X "$method" -d "$body" "${LBS[i]}/shifts/$SHIFT_URI/pools/$POOL/drain")")"
             continue
         fi
-        lb_call "${LBS[i]}" "$method" "/pools/$POOL/drain" "$body" "If-Match: \"$(lb_field "$i" .generation)\"" \
+        lb_call "${LBS[i]}" "$method" "/pools/$POOL/drain" "$body" "If-Match: \"$(lb_field "$i" generation)\"" \
             || unknown "${LBS[i]}: $COMMAND $POOL: no answer: $HTTP_ERROR$(lb_done_before "$i")"
         [[ $HTTP_STATUS = 200 ]] || lb_die "${LBS[i]}: $COMMAND $POOL: $(http_says lb)$(lb_done_before "$i")"
     done

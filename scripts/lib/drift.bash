@@ -69,14 +69,14 @@ drift_watched() {
         target_inspect
         [[ $TARGET = ours && $TARGET_BACKUP = "$BACKUP" && $TARGET_STATE = @(migrated|started) ]] || return 0
     fi
-    lb_all '.freeze.state == "off"' || WATCHED+=(y)
+    lb_all freeze off || WATCHED+=(y)
 }
 
 # drift_hold WEIGHT: nothing more goes to the new pool while Y is not what X is.
 drift_hold() {
-    ! lb_all ".weight.new >= $1" || return 0
+    ! lb_hold ".weight.new >= $1" || return 0
     # Somebody may use nothing but the weight.
-    backup_load || ! lb_all '.gate.evidence == null' || return 0
+    backup_load || ! lb_hold '.gate.evidence == null' || return 0
     if [[ $OPT_DRY_RUN ]]; then
         guard_drift
     else
@@ -106,10 +106,15 @@ drift_base() {
 # drift_of WHICH: as text by table and key, into REPLY; empty is good. Only where
 # something was written, or rows were moved, is it looked at what is in them.
 drift_of() {
+    stamps "$1" "$SCRATCH/$1.stamps"
+    drift_since "$1"
+}
+
+# drift_since WHICH: the same, stamps were taken.
+drift_since() {
     local base
     drift_base "$1" || unknown "the baseline $REPLY.digest.json is gone, so nobody can tell what was written to database $(db_label "$1")"
     base=$REPLY
-    stamps "$1" "$SCRATCH/$1.stamps"
     digest_compare stamp "$base.digest.json" "$SCRATCH/$1.stamps"
     [[ $REPLY ]] || return 0
     digest "$1" "$SCRATCH/$1.json"

@@ -151,7 +151,7 @@ dry_unfreeze() {
     lb_read_all
     lb_dry_run freeze
     {
-        if lb_all '.gate.state == "open" and .weight.effective == 0'; then
+        if lb_all gate open && lb_all effective 0; then
             dry_put close gate '{"state":"closed"}'
         fi
         dry_put unfreeze freeze '{"state":"off"}'

@@ -51,8 +51,8 @@ phase_finish_check() {
     [[ $IN_PLACE = migrated ]] || in_place_half
 
     lb_read_all
-    lb_all '.gate.state == "open"' || refuse "the gate is not open on every load balancer; run \"kong-shift cp open\" first"
-    lb_all '.weight.effective == 100' || refuse \
+    lb_all gate open || refuse "the gate is not open on every load balancer; run \"kong-shift cp open\" first"
+    lb_all effective 100 || refuse \
         "not everything goes to the new pool on every load balancer; finish only when the weight has been 100 for ${SETTING[hold]}: kong-shift weight 100"
     duration_seconds "${SETTING[hold]}"
     held=$REPLY

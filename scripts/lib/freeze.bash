@@ -29,8 +29,9 @@ phase_freeze() {
         return
     fi
     lb_read_all
-    if ! lb_all '.freeze.state == "on"'; then
-        lb_put_all freeze "$(jq -nc --arg comment "$(comment)" '{state: "on", $comment}')" .state '"on"'
+    if ! lb_all freeze on; then
+        json_object state on comment "$(comment)"
+        lb_put_all freeze "$REPLY" .state '"on"'
     else
         STEP_RESULT='already on'
     fi
@@ -45,7 +46,7 @@ ${SETTING[x.admin]}, or let x.admin go through it"
 freeze_drained() {
     local begun=$SECONDS
     lb_read_all
-    until lb_all '.freeze.active == 0'; do
+    until lb_all active 0; do
         (( SECONDS - begun < SETTING[freeze_timeout] )) || refuse "admin writes that came before the freeze are still under way after \
 ${SETTING[freeze_timeout]} s: $(jq -rs 'map(select(.freeze.active != 0) | "\(.freeze.active // "unknown") on \(.lb)") | join(", ")' \
 <<<"${LB_STATE[*]}"); wait for them or end their connections, then run it again"
@@ -65,25 +66,27 @@ freeze_probe() {
 
 phase_unfreeze() {
     lb_read_all
-    if lb_all '.freeze.state == "off"' && ! revoke_recorded; then
+    if lb_all freeze off && ! revoke_recorded; then
         STEP_RESULT='already off'
         return
     fi
-    if ! lb_all '.gate.state != "open"'; then
+    if ! lb_all gate closed off; then
         unfreeze_behind_gate
     fi
     # Whatever the settings say by now.
     revoke_lift
-    ! lb_all '.freeze.state == "off"' || return 0
-    lb_put_all freeze "$(jq -nc --arg comment "$(comment)" '{state: "off", $comment}')" .state '"off"'
+    ! lb_all freeze off || return 0
+    json_object state off comment "$(comment)"
+    lb_put_all freeze "$REPLY" .state '"off"'
 }
 
 # A write to X ends the proof that Y holds what X holds, so the gate must not
 # stay open on it, unless Y is in use already.
 unfreeze_behind_gate() {
-    if lb_all '.weight.effective == 0'; then
+    if lb_all effective 0; then
         confirm "this gives the upgrade up for now: the gate is closed first, and only \"kong-shift cp $STRATEGY\" opens it again"
-        lb_put_all gate "$(jq -nc --arg comment "$(comment)" '{state: "closed", $comment}')" .state '"closed"'
+        json_object state closed comment "$(comment)"
+        lb_put_all gate "$REPLY" .state '"closed"'
         say "      the gate is closed"
         return
     fi
@@ -98,10 +101,5 @@ freeze_holds() {
         in_place_begun || { revoke_recorded && revoke_holds; }
         return
     fi
-    lb_all '.freeze.state == "on"'
-}
-
-# lb_all FILTER: true of every load balancer that lb_read_all saw.
-lb_all() {
-    holds "${LB_STATE[*]}" "$1"
+    lb_all freeze on
 }

@@ -20,17 +20,17 @@ phase_open() {
 
     # The endpoint takes 255 bytes; the run names the lines just as well.
     (( ${#journal} <= 255 )) || journal="run $RUN"
-    evidence=$(jq -nc --arg strategy "$STRATEGY" --arg x "$X_VERSION" --arg y "$Y_VERSION" --arg journal "$journal" \
-        '{$strategy, $x, $y, $journal}')
+    json_object strategy "$STRATEGY" x "$X_VERSION" y "$Y_VERSION" journal "$journal"
+    evidence=$REPLY
     evidence gate "$evidence"
 
     lb_read_all
-    if lb_all '.gate.state == "off"'; then
+    if lb_all gate off; then
         STEP_RESULT='nothing to open, kong_shift_gate is off'
-    elif lb_all ".gate.state == \"open\" and .gate.evidence == $evidence"; then
+    elif lb_all gate open && lb_hold ".gate.evidence == $evidence"; then
         STEP_RESULT='already open'
     else
-        lb_put_all gate "$(jq -nc --argjson evidence "$evidence" --arg comment "$(comment)" \
-            '{state: "open", $evidence, $comment}')" '[.state, .evidence]' "[\"open\",$evidence]"
+        json_object state open comment "$(comment)"
+        lb_put_all gate "{\"evidence\":$evidence,${REPLY:1}" '[.state, .evidence]' "[\"open\",$evidence]"
     fi
 }

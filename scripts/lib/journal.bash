@@ -56,15 +56,11 @@ journal_show() {
     jq -cR 'fromjson?' "$KONG_HOME/journal.jsonl" | jq -s --arg run "$RUN" 'map(select(.run == $run and .event == "end"))'
 }
 
-# journal EVENT [NAME VALUE]...: strings only, so nothing needs escaping by hand.
+# journal EVENT [NAME VALUE]...: all of it strings.
 journal() {
-    local event=$1 file=${SETTING[work_dir]}/journal.jsonl line
-    shift
-    line=$(jq -nc --arg time "$(now %Y-%m-%dT%H:%M:%S).${EPOCHREALTIME: -6:3}Z" --arg run "$RUN" --arg command "$COMMAND" \
-        --arg step "$STEP" --arg event "$event" '
-        {$time, $run, $command, $step, $event} + ($ARGS.positional as $p
-            | [range(0; $p | length; 2) | {key: $p[.], value: $p[. + 1]}] | from_entries)
-        ' --args -- "$@") || line=
+    local file=${SETTING[work_dir]}/journal.jsonl line
+    json_object time "$(now %Y-%m-%dT%H:%M:%S).${EPOCHREALTIME: -6:3}Z" run "$RUN" command "$COMMAND" step "$STEP" event "$@" || REPLY=
+    line=$REPLY
     if [[ $line != '{"time":'*'}' ]] || ! printf '%s\n' "$line" >>"$file" || ! sync -- "$file"; then
         # Not by die when die is what brought us here.
         STEP=

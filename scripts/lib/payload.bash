@@ -3,7 +3,7 @@
 
 PAYLOAD=
 PAYLOAD_RAW=
-readonly PAYLOAD_SAMPLE=$(( 16 << 20 ))
+readonly PAYLOAD_SAMPLE=$(( 4 << 20 ))
 
 guard_payload() {
     local limit size

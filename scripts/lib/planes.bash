@@ -51,7 +51,7 @@ planes_print() {
 # planes_read WHICH: the DPs of a control plane with their verdicts, into REPLY.
 # False when it does not answer.
 planes_read() {
-    local which=$1 rows=$SCRATCH/planes offset='' pages=0 version
+    local which=$1 rows=$SCRATCH/planes offset='' pages=0 version page
     kong_admin "$which" || return 1
     version=$KONG_VERSION
     [[ $KONG_ROLE = control_plane ]] || refuse \
@@ -60,13 +60,16 @@ planes_read() {
     : >"$rows"
     while :; do
         admin_call "$which" GET "/clustering/data-planes?size=1000${offset:+&offset=$offset}" || return 1
-        if [[ $HTTP_STATUS != 200 ]] || ! holds "$HTTP_BODY" '.data | type | IN("array", "object")'; then
+        # An empty list may be {}, as Lua knows no difference.
+        if [[ $HTTP_STATUS != 200 ]] || ! page=$(jq -cer 'select(.data | type | IN("array", "object"))
+            | (.offset // "" | tostring | @uri | "\"\(.)"), .data[]' 2>/dev/null <<<"$HTTP_BODY")
+        then
             unknown "$which.admin ${SETTING[$which.admin]}: GET /clustering/data-planes was answered $(http_says "$which.admin")"
         fi
-        # An empty list may be {}, as Lua knows no difference.
-        jq -c '.data[]' <<<"$HTTP_BODY" >>"$rows"
-        uri_encode "$(field .offset)"
-        offset=$REPLY pages=$(( pages + 1 ))
+        # The first line is what the next page begins with, behind a quotation mark.
+        offset=${page%%$'\n'*} pages=$(( pages + 1 ))
+        printf '%s' "${page#"$offset"}" >>"$rows"
+        offset=${offset#\"}
         [[ $offset && $pages -lt 100 ]] || break
     done
     REPLY=$(planes_judge "$which" "$version" <"$rows")
@@ -110,7 +113,7 @@ planes_elsewhere() {
 }
 
 guard_data_planes() {
-    local bad weak count
+    local bad weak
     versions_known
     node_says x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
     if [[ $X_STOPPED ]]; then
@@ -119,22 +122,24 @@ guard_data_planes() {
     fi
     planes_read x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
 
-    count=$(jq length <<<"$REPLY")
-    bad=$(planes_text 'select((.verdict | IN("stale", "refused", "unknown")) or .beyond)')
-    weak=$(planes_text 'select(.verdict | IN("no config", "frozen"))')
+    { IFS= read -r bad; IFS= read -r weak; } < <(planes_text 'select((.verdict | IN("stale", "refused", "unknown")) or .beyond)' \
+        'select(.verdict | IN("no config", "frozen"))') || unknown "the list of DPs of CP X could not be read"
     [[ -z $weak ]] || warn "CP X: $weak; look at \"kong-shift dp list\""
     [[ -z $bad ]] || refuse \
         "CP X: $bad; bring them in order, or if these DPs are of no account, insist: --force data-planes"
-    found "${count:-?} DPs of CP X"
+    found "$(grep -c . -- "$SCRATCH/planes") DPs of CP X"
 }
 
-# planes_text FILTER: the rows of REPLY that it selects, as text. ".beyond" is
-# set when CP Y would refuse the DP for its minor version.
+# planes_text FILTER...: for each a line, the rows of REPLY that it selects, as text.
+# ".beyond" is set when CP Y would refuse the DP for its minor version.
 planes_text() {
+    local texts
+    printf -v texts ', text(%s)' "$@"
     jq -r --arg y "$Y_VERSION" 'def minor: [scan("[0-9]+") | tonumber][:2];
-        [.[] | .beyond = ((.version | minor) as $dp | ($y | minor) as $y | $dp[0] == $y[0] and $dp[1] > $y[1])
-        | '"$1"' | "DP \(.hostname) (\(.id), \(.version)) is "
+        def text(select): [.[] | select | "DP \(.hostname) (\(.id), \(.version)) is "
             + if .beyond then "newer than CP Y, which would refuse it"
               else .verdict + (if .verdict == "stale" then ", last seen \(.age) s ago" elif .note then ", " + .note else "" end) end]
-        | (.[:5] + if length > 5 then ["and \(length - 5) more"] else [] end) | join("; ")' <<<"$REPLY"
+            | (.[:5] + if length > 5 then ["and \(length - 5) more"] else [] end) | join("; ") | gsub("[[:cntrl:]]"; " ");
+        map(.beyond = ((.version | minor) as $dp | ($y | minor) as $y | $dp[0] == $y[0] and $dp[1] > $y[1]))
+        | '"${texts:2}" <<<"$REPLY"
 }

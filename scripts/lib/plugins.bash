@@ -5,9 +5,8 @@ guard_plugins() {
     local used x=$SCRATCH/x.root
     node_says x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
     printf '%s' "$HTTP_BODY" >"$x"
-    holds "$HTTP_BODY" '.plugins | has("enabled_in_cluster") and has("available_on_server")' || unknown \
+    used=$(jq -er '.plugins | select(has("available_on_server")) | [.enabled_in_cluster[]] | sort | join(", ")' "$x" 2>/dev/null) || unknown \
         "x.admin ${SETTING[x.admin]}: GET / does not tell the plugins"
-    used=$(jq -r '[.plugins.enabled_in_cluster[]] | sort | join(", ")' "$x")
 
     if node_up y; then
         printf '%s' "$HTTP_BODY" >"$SCRATCH/y.root"
@@ -21,22 +20,20 @@ guard_plugins() {
 # plugins_compare X Y: two answers to GET /.
 plugins_compare() {
     local missing clash
-    missing=$(jq -rn --slurpfile x "$1" --slurpfile y "$2" '
+    # Bundled plugins have the version of Kong, and Kong knows about those.
+    { IFS= read -r missing; IFS= read -r clash; } < <(jq -rn --slurpfile x "$1" --slurpfile y "$2" '
+        def number: if type == "string" then [scan("[0-9]+") | tonumber][:2] else [] end;
         $y[0].plugins.available_on_server as $has | $y[0].configuration.loaded_plugins as $loaded
-        | [$x[0].plugins.enabled_in_cluster[]
-            | select($has[.] == null or ($loaded != null and $loaded[.] == null))] | sort | join(", ")')
+        | $x[0].plugins.enabled_in_cluster as $used
+        | [[$used[] | select($has[.] == null or ($loaded != null and $loaded[.] == null))] | sort,
+            [$used[] | select(. as $name | [$x[0].configuration.plugins[]?] | index($name))
+                | . as $name | $x[0].plugins.available_on_server[.].version? as $old | $has[$name].version? as $new
+                | ($old | number) as $o | ($new | number) as $n
+                | select(($o | length) == 2 and ($n | length) == 2 and ($o[0] != $n[0] or $n[1] < $o[1]))
+                | "\($name) \($old) -> \($new)"]]
+        | .[] | join(", ") | gsub("[[:cntrl:]]"; " ")') || unknown "what plugins CP X uses, and CP Y has, could not be compared"
     [[ -z $missing ]] || refuse "CP X uses plugins that CP Y does not have, or has not enabled: $missing; \
 install them on CP Y first, then on its DPs, and name them in \"plugins\" of its conf"
-
-    # Bundled plugins have the version of Kong, and Kong knows about those.
-    clash=$(jq -rn --slurpfile x "$1" --slurpfile y "$2" '
-        def number: if type == "string" then [scan("[0-9]+") | tonumber][:2] else [] end;
-        [$x[0].plugins.enabled_in_cluster[] | select(. as $name | [$x[0].configuration.plugins[]?] | index($name))
-            | . as $name | $x[0].plugins.available_on_server[.].version? as $old
-            | $y[0].plugins.available_on_server[$name].version? as $new
-            | ($old | number) as $o | ($new | number) as $n
-            | select(($o | length) == 2 and ($n | length) == 2 and ($o[0] != $n[0] or $n[1] < $o[1]))
-            | "\($name) \($old) -> \($new)"] | join(", ")')
     plugins_clash_says "$clash"
 }
 

@@ -73,7 +73,7 @@ guard_balancers() {
     local i
     lb_read_all
     for i in "${!LBS[@]}"; do
-        [[ $(lb_field "$i" .gate.state) != off ]] || warn \
+        [[ $(lb_field "$i" gate) != off ]] || warn \
             "${LBS[i]}: kong_shift_gate is off, so nothing holds traffic back from the new pool"
     done
     lb_differences <<<"${LB_STATE[*]}"
@@ -82,19 +82,19 @@ guard_balancers() {
 }
 
 guard_x_database() {
-    local row server schema_meta size
+    local row server_x server_y schema_meta size
 
     row=$(sql_row x <<'SQL'
 SELECT current_setting('server_version_num')::int / 10000, to_regclass('schema_meta') IS NOT NULL,
     pg_size_pretty(pg_database_size(current_database()));
 SQL
     )
-    IFS='|' read -r server schema_meta size <<<"$row"
+    IFS='|' read -r server_x schema_meta size <<<"$row"
     [[ $schema_meta = t ]] || refuse \
         "database $(db_label x) has no table schema_meta, so it is not Kong's; look at x.db.*"
-    preflight_client X "$server"
-    server=$(sql_row y-admin <<<"SELECT current_setting('server_version_num')::int / 10000;")
-    preflight_client Y "$server"
+    server_y=$(sql_row y-admin <<<"SELECT current_setting('server_version_num')::int / 10000;")
+    preflight_client pg_dump "$server_x" "$server_y"
+    preflight_client pg_restore "$server_x" "$server_y"
     found "$(db_label x), $size"
 }
 
@@ -139,14 +139,17 @@ guard_x_node() {
     found "Kong $KONG_VERSION, $KONG_ROLE, prefix ${KONG_NODE_PREFIX:-unknown}"
 }
 
-# A dump is only sure to work with tools at least as new as the server.
+# preflight_client TOOL X Y: a dump is only sure to work with tools at least as new as
+# the servers.
 preflight_client() {
-    local which=$1 server=$2 tool client
-    for tool in pg_dump pg_restore; do
-        [[ $("$tool" --version) =~ ([0-9]+) ]] || failed "$tool --version prints no version"
-        client=${BASH_REMATCH[1]}
+    local tool=$1 client which=X server
+    [[ $("$tool" --version) =~ ([0-9]+) ]] || failed "$tool --version prints no version"
+    client=${BASH_REMATCH[1]}
+    shift
+    for server in "$@"; do
         (( client >= server )) || refuse \
             "$tool is of PostgreSQL $client, the server of $which of $server; install client tools of $server or newer"
+        which=Y
     done
 }
 

@@ -16,7 +16,7 @@ guard_quarantine() {
 # Once the gate was opened the operator may let the DPs of X in.
 quarantine_over() {
     lb_read_all
-    lb_all '.gate.state == "open" and .gate.evidence.strategy == "in-place"'
+    lb_all gate open && lb_hold '.gate.evidence.strategy == "in-place"'
 }
 
 quarantine_guard() {

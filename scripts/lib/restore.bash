@@ -81,7 +81,7 @@ restore_progress() {
     local bytes
     if (( SECONDS != RESTORE_ASKED )); then
         RESTORE_ASKED=$SECONDS
-        bytes=$(with_db y psql -XAtqw -c 'SELECT pg_database_size(current_database())' 2>/dev/null) || bytes=
+        bytes=$(with_db y "$PSQL" -XAtqw -c 'SELECT pg_database_size(current_database())' 2>/dev/null) || bytes=
         RESTORE_SAYS="pg_restore: $(mebibytes "${bytes:-0}") in the database"
     fi
     REPLY=$RESTORE_SAYS

@@ -54,7 +54,7 @@ phase_abort() {
     (( REPLY == 0 )) || die "$REPLY" \
         "not every load balancer was aborted, and CP Y must not go while requests go to its DPs; mend that and run it again"
     lb_read_all
-    lb_all '.weight.effective == 0' || unknown \
+    lb_all effective 0 || unknown \
         "every load balancer was aborted, but ${LBS[*]} do not all say that nothing goes to the new pool; somebody else sets the weight, run it again"
 }
 
@@ -105,7 +105,7 @@ requests to them does not bring back that of X, only CP X does, once they hang o
 
 phase_close() {
     lb_read_all
-    if lb_all '.gate.state | IN("closed", "off")'; then
+    if lb_all gate closed off; then
         STEP_RESULT='already closed'
         return
     fi

@@ -39,38 +39,32 @@ ORDER BY p.name, p.id;
 SQL
 }
 
-# schemas_read PATH...: the plugins there, into SCRATCH/schemas/0, 1 ..., as CP Y shows
+# schemas_read PATH...: the plugins there, into SCRATCH/schemas/0.plugin ..., as CP Y shows
 # them. The database may hold fields that only X knows, and lack those of Y, which
 # CP Y leaves out and fills in; a null that it shows its DPs refuse where it may not be.
 schemas_read() {
     local dir=$SCRATCH/schemas i
-    rm -f -- "$dir"/*
+    http_many y.admin GET "$dir" '' plugin "${@/#/"${SETTING[y.admin]}"}" || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
     for (( i = 0; i < $#; i++ )); do
-        printf '%s' "${*:i + 1:1}" >"$dir/$i.path"
-    done
-    http_many y.admin GET "${SETTING[y.admin]}" "$dir" $# || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
-    for (( i = 0; i < $#; i++ )); do
-        if [[ ${HTTP_MANY[i]} != 200 ]]; then
-            HTTP_STATUS=${HTTP_MANY[i]} HTTP_BODY=$(tr -d '\0' <"$dir/$i.answer")
-            unknown "CP Y was asked for $(<"$dir/$i.path"), and answered $(http_says y.admin); or insist: --force schemas"
-        fi
-        # A configuration may hold secrets, which must not be seen among arguments.
-        mv -- "$dir/$i.answer" "$dir/$i"
-        rm -- "$dir/$i.path"
+        [[ ${HTTP_MANY[i]} != 200 ]] || continue
+        HTTP_STATUS=${HTTP_MANY[i]} HTTP_BODY=$(tr -d '\0' <"$dir/$i.plugin")
+        unknown "CP Y was asked for ${*:i + 1:1}, and answered $(http_says y.admin); or insist: --force schemas"
     done
 }
 
 # schemas_ask COUNT: those that are refused, as text into REPLY.
 schemas_ask() {
-    local i name status text=
-    http_many y.admin POST "${SETTING[y.admin]}/schemas/plugins/validate" "$SCRATCH/schemas" "$1" \
-        || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
+    local dir=$SCRATCH/schemas i name text='' urls=()
     for (( i = 0; i < $1; i++ )); do
-        status=${HTTP_MANY[i]}
-        [[ $status != 200 ]] || continue
-        name=$(jq -r '"\(.name) (\(.id))"' "$SCRATCH/schemas/$i")
-        HTTP_STATUS=$status HTTP_BODY=$(tr -d '\0' <"$SCRATCH/schemas/$i.answer")
-        [[ $status = 400 ]] || unknown "CP Y was asked whether plugin $name is right, and answered $(http_says y.admin); or insist: --force schemas"
+        urls+=("${SETTING[y.admin]}/schemas/plugins/validate")
+    done
+    # A configuration may hold secrets, which must not be seen among arguments.
+    http_many y.admin POST "$dir" plugin answer "${urls[@]}" || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
+    for (( i = 0; i < $1; i++ )); do
+        [[ ${HTTP_MANY[i]} != 200 ]] || continue
+        name=$(jq -r '"\(.name) (\(.id))"' "$dir/$i.plugin")
+        HTTP_STATUS=${HTTP_MANY[i]} HTTP_BODY=$(tr -d '\0' <"$dir/$i.answer")
+        [[ $HTTP_STATUS = 400 ]] || unknown "CP Y was asked whether plugin $name is right, and answered $(http_says y.admin); or insist: --force schemas"
         text+="; $name: $(field .message)"
     done
     REPLY=$text

@@ -107,10 +107,10 @@ SQL
 # target_clear: away with our own earlier database, unless somebody lives on it.
 target_clear() {
     lb_read_all
-    lb_all '.weight.effective == 0' || refuse \
+    lb_all effective 0 || refuse \
         "database ${SETTING[y.db.name]} must be made anew from dump $BACKUP, but requests already go to the new pool; \
 take them away first: kong-shift abort"
-    lb_all '.gate.state != "open"' || lb_put_all gate '{"state":"closed"}' .state '"closed"'
+    lb_all gate closed off || lb_put_all gate '{"state":"closed"}' .state '"closed"'
 
     if kong_admin y && [[ $KONG_DATABASE_NAME = "${SETTING[y.db.name]}" ]]; then
         say "      stopping CP Y, its database is made anew"

@@ -34,7 +34,8 @@ cmd_weight() {
         weight_gate
         drift_hold "$weight"
     fi
-    lb_put_all weight "$(jq -nc --argjson new "$weight" --arg comment "$(comment)" '{$new, $comment}')" .new "$weight"
+    json_object comment "$(comment)"
+    lb_put_all weight "{\"new\":$weight,${REPLY:1}" .new "$weight"
     [[ ! $OPT_DRY_RUN ]] || return 0
     status_read
     # What was asked for is done, and was read back; other differences are for "status".
@@ -45,7 +46,7 @@ cmd_weight() {
 weight_gate() {
     local i
     for i in "${!LBS[@]}"; do
-        [[ $(lb_field "$i" .gate.state) != closed ]] || refuse \
+        [[ $(lb_field "$i" gate) != closed ]] || refuse \
             "${LBS[i]}: the gate is closed, nothing may go to the new pool before the CP phase passed: kong-shift cp $STRATEGY"
     done
 }
@@ -89,11 +90,13 @@ abort_dry_run() {
 
 # lb_abort_all: REPLY is 0 when all of them did.
 lb_abort_all() {
-    local lb code=0
+    local lb code=0 body
+    json_object comment "$(comment)"
+    body=$REPLY
 
     # One that does not answer must not keep the others from turning back.
     for lb in "${LBS[@]}"; do
-        if ! lb_call "$lb" POST /abort "$(jq -nc --arg comment "$(comment)" '{$comment}')"; then
+        if ! lb_call "$lb" POST /abort "$body"; then
             warn "$lb: NOT aborted, no answer: $HTTP_ERROR"
             code=$EXIT_UNKNOWN
         elif [[ $HTTP_STATUS != 200 || $(field .effective) != 0 ]]; then
