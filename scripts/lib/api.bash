@@ -123,10 +123,10 @@ holds() {
 # http_says WHOSE: why an endpoint said no, in its own words when it has some,
 # and where to look.
 http_says() {
-    local detail hint=
-    detail=$(field '(.detail // .title // .message | strings) + (if .code | type == "string" then " (" + .code + ")" else "" end)
+    local detail='' hint=
+    # Most of what a proxy says on its own is no JSON.
+    [[ $HTTP_BODY != '{'* ]] || detail=$(field '(.detail // .title // .message | strings) + (if .code | type == "string" then " (" + .code + ")" else "" end)
         + (if .code == "pool_not_ready" then ": \([.peers[]? | "\(.addr) \(.reason // "no reason")"] | join(", "))" else "" end)')
-    # What a proxy in front says on its own.
     if [[ -z $detail && $HTTP_BODY =~ \<title\>([^<]{1,200})\</title\> ]]; then
         detail=${BASH_REMATCH[1]#"$HTTP_STATUS "}
     fi

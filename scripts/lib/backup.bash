@@ -13,7 +13,7 @@ BACKUP_PROVED=
 DUMP=
 BASELINE=
 # Microseconds, from the first look to the baseline, in which nobody may write.
-readonly QUIET_WINDOW=500000
+readonly QUIET_WINDOW=250000
 
 ## cp backup
 ##     Dump the database of X into work_dir, with a digest of the same snapshot.
@@ -70,7 +70,10 @@ backup_make() {
 # no write between them.
 backup_quiet_begin() {
     local until left
-    (( ${#LBS[@]} == 0 )) || { lb_read_all; ! lb_all freeze on || freeze_drained; }
+    if (( ${#LBS[@]} > 0 )); then
+        lb_read_all
+        ! lb_all freeze on || freeze_drained
+    fi
     until=$(( ${EPOCHREALTIME/[.,]/} + QUIET_WINDOW ))
     stamps x "$SCRATCH/quiet.json"
     left=$(( until - ${EPOCHREALTIME/[.,]/} ))
@@ -114,15 +117,23 @@ backup_load() {
     [[ -e $DUMP && -f $BASELINE && -f $dir/$BACKUP.rows ]]
 }
 
-# backup_sha256 DUMP: of a folder, that of the sums of its files.
+# backup_sha256 DUMP: of a folder, that of the sums of its files. It is asked for before
+# each thing that cannot be undone; meanwhile it is only read again when it was touched.
 backup_sha256() {
-    local sum
+    local sum known touched
+    known=$SCRATCH/sha256.${1//\//_}
+    touched=$(find "$1" -printf '%p %i %s %T@ %C@\n' | sort)
+    if [[ -s $known && $(tail -n +2 -- "$known") = "$touched" ]]; then
+        head -n 1 -- "$known"
+        return
+    fi
     if [[ -d $1 ]]; then
         sum=$(cd -- "$1" && sha256sum -- * | sha256sum)
     else
         sum=$(sha256sum <"$1")
     fi
     [[ $sum =~ ^[0-9a-f]{64}\  ]] || failed "sha256sum of $1 printed no sum"
+    printf '%s\n' "${sum%% *}" "$touched" >"$known"
     printf '%s' "${sum%% *}"
 }
 
@@ -177,7 +188,8 @@ backup_session() {
         return $(( status ? status : EXIT_UNKNOWN ))
     fi
     child backup_dump "$base.dump" "$snapshot"
-    baseline_begin x "$base" all "$snapshot"
+    child digest_child x "$base.digest.json" all "$snapshot"
+    child digest_rows_child x "$base.rows" '' "$snapshot"
     children_wait
 }
 

@@ -15,7 +15,7 @@ guard_certificate() {
     [[ ${x_mode%_check_cn} = "${y_mode%_check_cn}" ]] || refuse \
         "cluster_mtls is $x_mode for CP X and $y_mode for CP Y; make them the same"
     if [[ $x_mode = shared ]]; then
-        [[ $(certificate_field x -fingerprint -sha256) = "$(certificate_field y -fingerprint -sha256)" ]] || refuse \
+        [[ $(certificate_line x 'sha256 Fingerprint=') = "$(certificate_line y 'sha256 Fingerprint=')" ]] || refuse \
             "CP Y has another cluster certificate ($y) than CP X ($x), so each refuses the other's DPs; give CP Y the one of X, or insist: --force certificate"
     else
         node_conf x cluster_ca_cert; ca=$REPLY
@@ -26,7 +26,7 @@ guard_certificate() {
     certificate_strong
     certificate_lasts x "$x"
     certificate_lasts y "$y"
-    found "$x_mode, $(certificate_field y -enddate)"
+    found "$x_mode, $(certificate_line y notAfter=)"
 }
 
 # certificate_read WHICH VALUE: a copy to work on; the value is a path or the thing itself.
@@ -39,19 +39,24 @@ certificate_read() {
     else
         unknown "cluster_cert of CP ${which^} (${value:-not set}) cannot be read here; compare the certificates yourself, then --force certificate"
     fi
-    openssl x509 -in "$file" -noout >"$SCRATCH/x509" 2>&1 || refuse \
-        "cluster_cert of CP ${which^} is no certificate: $(log_says "$SCRATCH/x509")"
+    certificate_look "$which"
+    [[ $(certificate_line "$which" notAfter=) ]] || refuse "cluster_cert of CP ${which^} is no certificate: $(log_says "$SCRATCH/$which.x509")"
 }
 
-certificate_field() {
-    local which=$1
-    shift
-    openssl x509 -in "$SCRATCH/$which.pem" -noout "$@"
+# certificate_look WHICH: what openssl tells of WHICH.pem, for certificate_line.
+certificate_look() {
+    openssl x509 -in "$SCRATCH/$1.pem" -noout -fingerprint -sha256 -enddate -text -checkend "$CERTIFICATE_SECONDS" >"$SCRATCH/$1.x509" 2>&1 || true
+}
+
+# certificate_line WHICH BEGIN: the line that begins so; what the certificate itself
+# holds is further in.
+certificate_line() {
+    grep -i -m 1 -- "^$2" "$SCRATCH/$1.x509" || true
 }
 
 certificate_lasts() {
-    openssl x509 -in "$SCRATCH/$1.pem" -noout -checkend "$CERTIFICATE_SECONDS" >/dev/null || refuse \
-        "the cluster certificate of CP ${1^} ($2) ends within a week ($(certificate_field "$1" -enddate)); renew it first, or insist: --force certificate"
+    [[ $(certificate_line "$1" 'Certificate will not expire') ]] || refuse \
+        "the cluster certificate of CP ${1^} ($2) ends within a week ($(certificate_line "$1" notAfter=)); renew it first, or insist: --force certificate"
 }
 
 # From 3.6 (Enterprise 3.4.3.5) on Kong takes no shorter key than OpenSSL's security level 2.
@@ -61,7 +66,7 @@ certificate_strong() {
     [[ $Y_VERSION != 3.4.*.* ]] || since=3.4.3.5
     version_compare "$Y_VERSION" "$since"
     (( REPLY >= 0 )) || return 0
-    bits=$(certificate_field y -text | sed -n 's/.*Public-Key: (\([0-9]*\) bit).*/\1/p')
+    bits=$(sed -n 's/.*Public-Key: (\([0-9]*\) bit).*/\1/p' "$SCRATCH/y.x509" | head -n 1)
     [[ $bits ]] || unknown "how long the key of the cluster certificate of CP Y is cannot be told; look yourself, then --force certificate"
     # Elliptic curves have short ones; those of RSA begin at 512.
     (( bits >= 2048 || bits >= 224 && bits < 512 || bits == 521 )) || refuse \

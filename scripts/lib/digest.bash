@@ -208,23 +208,6 @@ stamps_child() {
     { digest_begin_sql ''; stamp_sql; echo 'COMMIT;'; } | sql "$1" >"$2.lines"
 }
 
-# baseline WHICH BASE: BASE.digest.json and BASE.rows.
-baseline() {
-    run_long baseline_children "$@" || exit
-    digest_keep "$1" "$2.digest.json"
-}
-
-baseline_children() {
-    baseline_begin "$1" "$2" '' ''
-    children_wait
-}
-
-# baseline_begin WHICH BASE TABLES SNAPSHOT: for children_wait and digest_keep.
-baseline_begin() {
-    child digest_child "$1" "$2.digest.json" "$3" "$4"
-    child digest_rows_child "$1" "$2.rows" '' "$4"
-}
-
 # digest_child WHICH FILE [TABLES [SNAPSHOT]]
 digest_child() {
     { digest_begin_sql "${4-}"; digest_sql "${3-}"; echo 'COMMIT;'; } | sql "$1" >"$2.lines"
@@ -299,10 +282,15 @@ differences_text() {
     REPLY=${REPLY%$'\n'end}
 }
 
-# digest_changed BEFORE AFTER: the tables in which a row, or the columns, are not
-# what they were, but for what a control plane writes; a list with commas.
+# digest_changed BEFORE AFTER: a line for each table of AFTER that more than a control
+# plane writes to: "=NAME" when its rows and columns are what they were, "!NAME" when
+# there is something to compare by columns, else "+NAME".
 digest_changed() {
-    digest_both "$1" "$2" '[$pairs[] | .before.table] | join(",")' -r
+    digest_both "$1" "$2" '($before | map({key: (.table // ""), value: .}) | from_entries) as $b
+        | ($pairs | map(.before.table)) as $columns
+        | $after[] | select(.table != null and (.table | split(".") | last | IN($volatile[]) | not) or .table == "schema_meta")
+        | if IN(.table; $columns[]) then "!" elif ($b[.table] // {} | [.kept, .same, .names]) == [.kept, .same, .names]
+            and (.table | test("^[A-Za-z0-9_.]+$")) then "=" else "+" end + .table' -r
 }
 
 # digest_columns BEFORE AFTER: what migrations changed in columns that both have,

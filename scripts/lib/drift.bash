@@ -141,19 +141,32 @@ drift_keys() {
 
 # baseline_y: what migrations left in Y, before CP Y is started on it.
 baseline_y() {
-    local base changed
+    local base tables rows columns
     drift_base y && return
     base=$REPLY
-    baseline y "$base.tmp"
-    # Which columns they changed is only a question where they changed something.
-    changed=$(digest_changed "$BASELINE" "$base.tmp.digest.json") || failed "two digests could not be compared"
-    if [[ $changed ]]; then
-        run_long digest_child y "$base.tmp.digest.json" "$changed" || exit
-        digest_keep y "$base.tmp.digest.json"
-    fi
+    digest y "$base.tmp.digest.json"
+    digest_changed "$BASELINE" "$base.tmp.digest.json" >"$SCRATCH/tables" || failed "two digests could not be compared"
+    tables=$(<"$SCRATCH/tables")
+    # The rows of tables in which migrations changed nothing are known.
+    awk -F '"' 'NR == FNR { same[substr($0, 2)] = /^=/; next } same[$2]' "$SCRATCH/tables" "${BASELINE%.digest.json}.rows" >"$base.tmp.rows"
+    rows=$(sed -n 's/^[!+]//p' <<<"$tables")
+    columns=$(sed -n 's/^!//p' <<<"$tables")
+    run_long baseline_y_children "$base.tmp" "$rows" "${columns//$'\n'/,}" || exit
+    cat -- "$base.tmp.rest" >>"$base.tmp.rows"
+    rm -f -- "$base.tmp.rest"
+    [[ ! $columns ]] || digest_keep y "$base.tmp.digest.json"
     sync -- "$base.tmp.rows" "$base.tmp.digest.json"
     mv -- "$base.tmp.rows" "$base.rows"
     mv -- "$base.tmp.digest.json" "$base.digest.json"
+}
+
+# baseline_y_children BASE ROWS COLUMNS: the rows of these tables, and once more the
+# digest, with the columns of those.
+baseline_y_children() {
+    # An empty list would be all of them.
+    child digest_rows_child y "$1.rest" "${2:-,}"
+    [[ ! $3 ]] || child digest_child y "$1.digest.json" "$3"
+    children_wait
 }
 
 baseline_y_forget() {

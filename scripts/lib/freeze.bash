@@ -39,13 +39,14 @@ phase_freeze() {
 $PROBE instead of 503 by the freeze; put \"kong_shift_freeze ${SETTING[shift]};\" into the location that proxies \
 ${SETTING[x.admin]}, or let x.admin go through it"
     evidence probe "503 frozen"
+    lb_read_all
     freeze_drained
 }
 
-# Those under way when the freeze began have passed it, and end when they like.
+# Those under way when the freeze began have passed it, and end when they like; after
+# lb_read_all.
 freeze_drained() {
     local begun=$SECONDS
-    lb_read_all
     until lb_all active 0; do
         (( SECONDS - begun < SETTING[freeze_timeout] )) || refuse "admin writes that came before the freeze are still under way after \
 ${SETTING[freeze_timeout]} s: $(jq -rs 'map(select(.freeze.active != 0) | "\(.freeze.active // "unknown") on \(.lb)") | join(", ")' \

@@ -124,12 +124,14 @@ node_says() {
     ! node_up "$1" || return 0
     [[ $1 = x && $STRATEGY = in-place && -s ${SETTING[work_dir]}/x-node.json ]] || return 1
     X_STOPPED=1
-    HTTP_BODY=$(x_saved .root)
+    [[ $NODE_CACHE && -s $SCRATCH/node.x.saved ]] || x_saved .root >"$SCRATCH/node.x.saved"
+    HTTP_BODY=$(<"$SCRATCH/node.x.saved")
     kong_node x
 }
 
 phase_stop_x() {
     versions_known
+    node_cache on
     if node_up x; then
         ! in_place_begun || refuse "\"kong migrations up\" of Y was begun on the database of X, but CP X ($KONG_VERSION) answers at \
 x.admin ${SETTING[x.admin]}; stop it, two versions on one database harm it"
@@ -137,12 +139,14 @@ x.admin ${SETTING[x.admin]}; stop it, two versions on one database harm it"
         in_place_remember
         # The dump that counts must be of after the stop.
         rm -f -- "${SETTING[work_dir]}/backup.json"
+        node_cache off
         node_stop x
     else
         [[ -s ${SETTING[work_dir]}/x-node.json ]] || unknown "x.admin ${SETTING[x.admin]} does not answer ($HTTP_ERROR), \
 and this upgrade has not stopped it; start CP X, its listeners and DPs must be known"
         STEP_RESULT='already down'
     fi
+    node_cache off
     if ! in_place_begun; then
         in_place_alone
         heartbeats >"$SCRATCH/heartbeats"

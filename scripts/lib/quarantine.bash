@@ -22,9 +22,9 @@ quarantine_over() {
 quarantine_guard() {
     local x y clash
     node_says x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
-    x=$(listeners_of_node)
+    x=$(listeners_of_node x)
     if node_up y; then
-        y=$(listeners_of_node)
+        y=$(listeners_of_node y)
     else
         y=$(listeners_of_conf)
     fi
@@ -44,12 +44,11 @@ quarantine_refuse() {
     fi
 }
 
-# listeners_of_node: cluster_listen of the node that just answered, one a line.
+# listeners_of_node WHICH: cluster_listen of the node that just answered, one a line.
 listeners_of_node() {
-    local list
-    list=$(field '.configuration.cluster_listen | if type == "array" then .[] else . end')
-    [[ $list ]] || unknown "GET / tells no cluster_listen; compare it yourself, then --force quarantine"
-    printf '%s' "$list"
+    kong_field "$1" cluster_listen
+    [[ $REPLY ]] || unknown "GET / tells no cluster_listen; compare it yourself, then --force quarantine"
+    printf '%s' "${REPLY//, /$'\n'}"
 }
 
 # What CP Y will listen on, as Kong finds it: environment, conf, default.
@@ -87,9 +86,9 @@ quarantine_of_running() {
     quarantine_since >/dev/null
     ! quarantine_over || return 0
     node_up y || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
-    y=$(listeners_of_node)
+    y=$(listeners_of_node y)
     node_says x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
-    x=$(listeners_of_node)
+    x=$(listeners_of_node x)
     evidence cluster_listen "${y//$'\n'/, }"
     quarantine_clash "$x" "$y"
     [[ $REPLY ]] || return 0

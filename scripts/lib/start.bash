@@ -11,6 +11,7 @@ cmd_cp_start() {
 
 phase_start() {
     versions_known
+    node_cache on
     if [[ $STRATEGY = in-place ]]; then
         in_place_may_start
     else
@@ -28,8 +29,10 @@ phase_start() {
         else
             target_mark started
         fi
+        node_cache off
         node_start y
     fi
+    node_cache off
     evidence version "$KONG_VERSION"
     evidence database "$KONG_DATABASE_NAME"
     [[ $STRATEGY != in-place ]] || quarantine_of_running

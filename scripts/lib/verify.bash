@@ -12,6 +12,7 @@ cmd_cp_verify() {
 phase_verify() {
     local counts written="undo that, or begin anew: \"kong-shift cp rollback\", then \"kong-shift cp $STRATEGY\""
     backup_need
+    node_cache on
     if [[ $STRATEGY = in-place ]]; then
         in_place_may_start
         stamps y "$SCRATCH/y.stamps"
@@ -28,13 +29,12 @@ run \"kong-shift cp dual-cluster\" again for a fresh copy"
     evidence tables "${counts% *}"
     evidence rows "${counts#* }"
 
-    node_cache on
     verify_node
     plugins_verify
-    node_cache off
     guard_run schemas
     [[ ! -s $SCRATCH/found ]] || evidence schemas "$(<"$SCRATCH/found")"
     [[ $STRATEGY != in-place ]] || quarantine_proof
+    node_cache off
 }
 
 # verify_migrated: what migrations left holds what X holds, but for what they are

@@ -46,7 +46,9 @@ y_planes_certificate() {
     fi
     cat -- "$theirs" >"$SCRATCH/dp.pem"
     cat -- "$y" >"$SCRATCH/y.pem"
-    [[ $(certificate_field dp -fingerprint -sha256) = "$(certificate_field y -fingerprint -sha256)" ]] || y_planes_refuse "$1" \
+    certificate_look dp
+    certificate_look y
+    [[ $(certificate_line dp 'sha256 Fingerprint=') = "$(certificate_line y 'sha256 Fingerprint=')" ]] || y_planes_refuse "$1" \
         "its cluster certificate ($theirs) is not that of CP Y ($y), which would refuse the DP; give it the same"
 }
 

@@ -140,12 +140,14 @@ class Store:
 
     # --- writing
 
-    def checked(self, entity, body, partial=False):
+    def check(self, entity, body, partial=False):
         try:
-            values = entities.check(entity, self.minor, body, self.plugins, partial)
+            return entities.check(entity, self.minor, body, self.plugins, partial)
         except entities.Invalid as invalid:
             raise violation(invalid.fields) from None
-        return self.resolved(entity, values)
+
+    def checked(self, entity, body, partial=False):
+        return self.resolved(entity, self.check(entity, body, partial))
 
     def resolved(self, entity, values):
         """References by name become references by id."""
