@@ -42,12 +42,32 @@ http() {
     { HTTP_BODY=$(<"$SCRATCH/body"); } 2>/dev/null
 }
 
-# http_many WHOSE METHOD DIR BODY ANSWER URL...: asks them all over one connection; with
+# http_many WHOSE METHOD DIR BODY ANSWER URL...: asks them all, over two connections; with
 # BODY the files DIR/0.BODY, DIR/1.BODY ... are sent. The answers are in DIR/0.ANSWER ...,
 # their statuses in HTTP_MANY.
 http_many() {
-    local whose=$1 method=$2 dir=$3 body=$4 answer=$5 i=0 option=() socket url
+    local dir=$3 count=$(( $# - 5 ))
+    rm -f -- "$dir"/{codes,error}.*
+    run_long http_many_children "$@"
+    cat -- "$dir"/codes.* >"$dir/codes"
+    mapfile -t HTTP_MANY <"$dir/codes"
+    HTTP_ERROR=$(cat -- "$dir"/error.* | head -n 1)
+    HTTP_ERROR=${HTTP_ERROR:-${#HTTP_MANY[@]} of $count answers}
+    (( ${#HTTP_MANY[@]} == count ))
+}
+
+http_many_children() {
+    local settings=("${@:1:5}") half=$(( ($# - 4) / 2 ))
     shift 5
+    child http_several 0 "${settings[@]}" "${@:1:half}"
+    (( half == $# )) || child http_several "$half" "${settings[@]}" "${@:half + 1}"
+    children_wait
+}
+
+# http_several FIRST WHOSE METHOD DIR BODY ANSWER URL...: one of the two.
+http_several() {
+    local first=$1 whose=$2 method=$3 dir=$4 body=$5 answer=$6 i=$1 option=() socket url
+    shift 6
     http_credentials "$whose"
     for url in "$@"; do
         socket=()
@@ -55,21 +75,15 @@ http_many() {
             socket=(--unix-socket "${BASH_REMATCH[2]}")
             url=${BASH_REMATCH[1]}://localhost${BASH_REMATCH[3]}
         fi
-        (( i == 0 )) || option+=(--next)
+        (( i == first )) || option+=(--next)
         [[ -z $body ]] || option+=(-H 'Content-Type: application/json' --data-binary "@$dir/$i.$body")
         option+=("${WORDS[@]}" "${socket[@]}" -g -sS --connect-timeout 5 --max-time 15 -X "$method"
             -o "$dir/$i.$answer" -w '%{http_code}\n' --url "$url")
         i=$(( i + 1 ))
     done
-    HTTP_MANY=()
-    if ! curl -q "${option[@]}" >"$SCRATCH/codes" 2>"$SCRATCH/curl.err"; then
-        HTTP_ERROR=$(head -n 1 "$SCRATCH/curl.err")
-        HTTP_ERROR=${HTTP_ERROR:-curl said nothing}
-        return 1
-    fi
-    mapfile -t HTTP_MANY <"$SCRATCH/codes"
-    HTTP_ERROR="${#HTTP_MANY[@]} of $# answers"
-    (( ${#HTTP_MANY[@]} == $# ))
+    # 0 comes before all others, so the statuses are in order. What failed has none.
+    curl -q "${option[@]}" >"$dir/codes.$first" 2>"$dir/error.$first" || rm -f -- "$dir/codes.$first"
+    [[ -e $dir/codes.$first ]] || printf 'curl said nothing\n' >>"$dir/error.$first"
 }
 
 # http_credentials WHOSE: as options of curl, into WORDS. Names of files only:

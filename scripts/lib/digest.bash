@@ -282,15 +282,17 @@ differences_text() {
     REPLY=${REPLY%$'\n'end}
 }
 
-# digest_changed BEFORE AFTER: a line for each table of AFTER that more than a control
-# plane writes to: "=NAME" when its rows and columns are what they were, "!NAME" when
-# there is something to compare by columns, else "+NAME".
+# digest_changed BEFORE AFTER: the tables that are not what they were, but for what a
+# control plane writes: "-LINE", what the rows of BEFORE begin with that are no longer
+# so, "+NAME" what is to be read instead, "!NAME" where columns can be compared too.
 digest_changed() {
-    digest_both "$1" "$2" '($before | map({key: (.table // ""), value: .}) | from_entries) as $b
-        | ($pairs | map(.before.table)) as $columns
-        | $after[] | select(.table != null and (.table | split(".") | last | IN($volatile[]) | not) or .table == "schema_meta")
-        | if IN(.table; $columns[]) then "!" elif ($b[.table] // {} | [.kept, .same, .names]) == [.kept, .same, .names]
-            and (.table | test("^[A-Za-z0-9_.]+$")) then "=" else "+" end + .table' -r
+    digest_both "$1" "$2" '
+        def changed($b): select(.table != null and (.table | split(".") | last | IN($volatile[]) | not) or .table == "schema_meta")
+            | select([.kept, .same, .names] != ($b[.table] // {} | [.kept, .same, .names])) | .table;
+        def named: map({key: (.table // ""), value: .}) | from_entries;
+        ($pairs | map(.before.table)) as $columns
+        | ($before | named) as $b | ($after[] | changed($b) | if IN($columns[]) then "!" + . else "+" + . end),
+            ($before[] | changed($after | named) | "-[\(tojson),")' -r
 }
 
 # digest_columns BEFORE AFTER: what migrations changed in columns that both have,

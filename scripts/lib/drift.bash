@@ -147,8 +147,9 @@ baseline_y() {
     digest y "$base.tmp.digest.json"
     digest_changed "$BASELINE" "$base.tmp.digest.json" >"$SCRATCH/tables" || failed "two digests could not be compared"
     tables=$(<"$SCRATCH/tables")
-    # The rows of tables in which migrations changed nothing are known.
-    awk -F '"' 'NR == FNR { same[substr($0, 2)] = /^=/; next } same[$2]' "$SCRATCH/tables" "${BASELINE%.digest.json}.rows" >"$base.tmp.rows"
+    # The rows of tables in which migrations changed nothing are those of X.
+    sed -n 's/^-//p' <<<"$tables" >"$SCRATCH/others"
+    grep -v -F -f "$SCRATCH/others" -- "${BASELINE%.digest.json}.rows" >"$base.tmp.rows" || true
     rows=$(sed -n 's/^[!+]//p' <<<"$tables")
     columns=$(sed -n 's/^!//p' <<<"$tables")
     run_long baseline_y_children "$base.tmp" "$rows" "${columns//$'\n'/,}" || exit

@@ -15,7 +15,7 @@ kong() {
         log_name "$which-$1-$2"
         [[ -z ${SETTING[$which.conf]-} ]] || conf=(-c "${SETTING[$which.conf]}")
     else
-        KONG_LOG=$SCRATCH/kong.log
+        KONG_LOG=$SCRATCH/kong.$which.log
     fi
     kong_run "$which" "$prefix" "${WORDS[@]}" "$@" "${conf[@]}"
 }

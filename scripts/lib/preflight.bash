@@ -34,8 +34,16 @@ phase_preflight() {
 }
 
 versions_known() {
+    [[ $X_VERSION || $Y_VERSION || -s $SCRATCH/version.x || -s $SCRATCH/version.y ]] || run_long versions_children || exit
     [[ $X_VERSION ]] || { kong_version x; X_VERSION=$REPLY; }
     [[ $Y_VERSION ]] || { kong_version y; Y_VERSION=$REPLY; }
+}
+
+# Both at once, as a wrapper may take its time.
+versions_children() {
+    child kong_version x
+    child kong_version y
+    children_wait
 }
 
 guard_tools() {
