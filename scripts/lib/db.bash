@@ -2,6 +2,7 @@
 # a name cannot then be taken for an option or a connection string.
 
 PSQL=psql
+declare -a FACTS=()
 
 db_environment() {
     local passfile=${SETTING[passfile]-} mode
@@ -68,6 +69,23 @@ sql_row() {
     row=$(sql "$@") || exit
     [[ -n $row ]] || unknown "database $(db_label "${1%-admin}"): psql printed nothing where a row was due"
     printf '%s' "$row"
+}
+
+# server_facts WHICH: its version number, how many seconds its clock is ahead, whether
+# the database has a table schema_meta, its size in bytes and the number by which
+# the server knows itself, into FACTS. Asked once while the guards run.
+server_facts() {
+    local which=$1 kept=$SCRATCH/node.facts.$1 row
+    if [[ ! $NODE_CACHE || ! -s $kept ]]; then
+        row=$(sql_row "$which" now="$(now %s)" <<'SQL'
+SELECT current_setting('server_version_num'), floor(extract(epoch FROM clock_timestamp()))::bigint - :now,
+    to_regclass('schema_meta') IS NOT NULL, pg_database_size(current_database()), system_identifier FROM pg_control_system();
+SQL
+        )
+        [[ $row =~ ^[0-9]+\|-?[0-9]+\|[tf]\|[0-9]+\|-?[0-9]+$ ]] || unknown "database $(db_label "${which%-admin}"): psql printed \"$row\""
+        printf '%s\n' "$row" >"$kept"
+    fi
+    IFS='|' read -r -a FACTS <"$kept"
 }
 
 sql_failed() {

@@ -45,8 +45,10 @@ SQL
 digest_hash() {
     local file=$SCRATCH/digest.hash x y
     if [[ ! -s $file ]]; then
-        x=$(sql_row x <<<"SHOW server_version_num;")
-        y=$(sql_row y-admin <<<"SHOW server_version_num;")
+        server_facts x
+        x=${FACTS[0]}
+        server_facts y-admin
+        y=${FACTS[0]}
         (( x < 140000 || y < 140000 )) && x=text || x=record
         printf '%s' "$x" >"$file.$BASHPID"
         mv -- "$file.$BASHPID" "$file"

@@ -4,20 +4,46 @@
 KONG_HOME=
 KONG_LOG=
 LOGS=0
+# What was begun and not yet asked for: its process and log.
+declare -A KONG_AHEAD=()
 
 # kong WHICH WORD...: "kong WORD..." of x or y, its output in KONG_LOG. Gives
 # its exit code, which for migrations means little: ask kong_schema afterwards.
 kong() {
-    local which=$1 conf=() prefix=$KONG_HOME/prefix-$1
+    local ahead="$KONG_NOWHERE $*" status=0
+    if [[ ${KONG_AHEAD[$ahead]-} ]]; then
+        CHILD=${KONG_AHEAD[$ahead]%% *} KONG_LOG=${KONG_AHEAD[$ahead]#* }
+        unset "KONG_AHEAD[$ahead]"
+        wait "$CHILD" || status=$?
+        CHILD=
+        return "$status"
+    fi
+    kong_words "$@"
+    kong_run "$1" "$KONG_HOME/prefix-$1" "${WORDS[@]}"
+}
+
+# kong_ahead NOWHERE WHICH WORD...: the same is begun, for a kong that asks for it later.
+kong_ahead() {
+    local KONG_NOWHERE=$1
+    shift
+    kong_words "$@"
+    type -P -- "${WORDS[0]}" >/dev/null || return 0
+    kong_child "$1" "$KONG_HOME/prefix-$1" "${WORDS[@]}" &
+    KONG_AHEAD["$KONG_NOWHERE $*"]="$! $KONG_LOG"
+}
+
+# kong_words WHICH WORD...: the command into WORDS.
+kong_words() {
+    local which=$1
     shift
     split_words "${SETTING[$which.kong]}"
-    if [[ $1 != version ]]; then
-        log_name "$which-$1-$2"
-        [[ -z ${SETTING[$which.conf]-} ]] || conf=(-c "${SETTING[$which.conf]}")
-    else
+    WORDS+=("$@")
+    if [[ $1 = version ]]; then
         KONG_LOG=$SCRATCH/kong.$which.log
+        return
     fi
-    kong_run "$which" "$prefix" "${WORDS[@]}" "$@" "${conf[@]}"
+    log_name "$which-$1-$2"
+    [[ -z ${SETTING[$which.conf]-} ]] || WORDS+=(-c "${SETTING[$which.conf]}")
 }
 
 # kong_run WHICH PREFIX COMMAND...: its output in KONG_LOG.
@@ -91,12 +117,13 @@ kong_schema() {
 # Of a wrapper that does not pass on what it is told, "migrations up" would migrate
 # another database, and that may be X. So it is told one that is not there.
 KONG_NOWHERE=
+readonly NOWHERE=kong-shift-nowhere
 
 guard_y_kong() {
     local status=0
-    KONG_NOWHERE=kong-shift-nowhere
+    KONG_NOWHERE=$NOWHERE
     kong y migrations list || status=$?
-    if [[ $(<"$KONG_LOG") = *"$KONG_NOWHERE"* && $status != [0345] ]]; then
+    if [[ $(<"$KONG_LOG") = *"$NOWHERE"* && $status != [0345] ]]; then
         KONG_NOWHERE=
         found "told a database that is not there, it says so"
         return

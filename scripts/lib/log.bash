@@ -141,12 +141,14 @@ on_signal() {
 }
 
 on_exit() {
-    local code=$1
+    local code=$1 child
 
     trap '' HUP INT TERM
     trap - EXIT
     set +e
-    [[ -z $CHILD ]] || kill_tree "$CHILD"
+    for child in $CHILD "${KONG_AHEAD[@]%% *}"; do
+        kill_tree "$child"
+    done
     if (( code != 0 )) && [[ ! -e $SCRATCH/error ]]; then
         ( die "$code" "$COMMAND stopped, a command failed with $code at $FAULT" )
     fi

@@ -90,20 +90,16 @@ guard_balancers() {
 }
 
 guard_x_database() {
-    local row server_x server_y schema_meta size
+    local server_x size
 
-    row=$(sql_row x <<'SQL'
-SELECT current_setting('server_version_num')::int / 10000, to_regclass('schema_meta') IS NOT NULL,
-    pg_size_pretty(pg_database_size(current_database()));
-SQL
-    )
-    IFS='|' read -r server_x schema_meta size <<<"$row"
-    [[ $schema_meta = t ]] || refuse \
+    server_facts x
+    server_x=${FACTS[0]} size=${FACTS[3]}
+    [[ ${FACTS[2]} = t ]] || refuse \
         "database $(db_label x) has no table schema_meta, so it is not Kong's; look at x.db.*"
-    server_y=$(sql_row y-admin <<<"SELECT current_setting('server_version_num')::int / 10000;")
-    preflight_client pg_dump "$server_x" "$server_y"
-    preflight_client pg_restore "$server_x" "$server_y"
-    found "$(db_label x), $size"
+    server_facts y-admin
+    preflight_client pg_dump $(( server_x / 10000 )) $(( FACTS[0] / 10000 ))
+    preflight_client pg_restore $(( server_x / 10000 )) $(( FACTS[0] / 10000 ))
+    found "$(db_label x), $(mebibytes "$size")"
 }
 
 guard_migrations() {
@@ -217,8 +213,10 @@ guard_y_database() {
         in_place_way_back
         return
     fi
-    x=$(db_identity x "${SETTING[x.db.name]}")
-    y=$(db_identity y-admin "${SETTING[y.db.name]}")
+    server_facts x
+    x="${FACTS[4]} ${SETTING[x.db.name]}"
+    server_facts y-admin
+    y="${FACTS[4]} ${SETTING[y.db.name]}"
     [[ $x != "$y" ]] || refuse \
         "y.db is the database of X itself (${SETTING[y.db.name]}): a restore would destroy it; choose another y.db.name"
 
@@ -258,11 +256,10 @@ guard_y_node() {
 
 # How old the last word of a DP is, and how long a weight was held, is told by clocks.
 guard_clock() {
-    local which theirs off
+    local which off
     for which in x y-admin; do
-        theirs=$(sql_row "$which" <<<"SELECT floor(extract(epoch FROM clock_timestamp()))::bigint;")
-        [[ $theirs =~ ^[0-9]+$ ]] || unknown "the server of database $(db_label "${which%-admin}") does not tell the time"
-        off=$(( theirs - $(now %s) ))
+        server_facts "$which"
+        off=${FACTS[1]}
         (( off >= -CLOCK_SKEW && off <= CLOCK_SKEW )) || refuse "the clock of the server of database $(db_label "${which%-admin}") \
 is $off s from the one here, so nobody can tell how old what DPs say is; set the clocks right (NTP)"
     done
@@ -271,14 +268,15 @@ is $off s from the one here, so nobody can tell how old what DPs say is; set the
 
 guard_space() {
     local dir=${SETTING[work_dir]} size free
-    size=$(sql_row x <<<'SELECT pg_database_size(current_database());')
+    server_facts x
+    size=${FACTS[3]}
     while [[ ! -e $dir ]]; do
         dir=${dir%/*}
         dir=${dir:-/}
     done
     free=$(df -B 1 --output=avail -- "$dir" | tail -n 1)
     free=${free//[[:space:]]/}
-    [[ $size =~ ^[0-9]+$ && $free =~ ^[0-9]+$ ]] || unknown "df says nothing about the free space of $dir"
+    [[ $free =~ ^[0-9]+$ ]] || unknown "df says nothing about the free space of $dir"
     (( free >= 3 * size )) || refuse \
         "$dir has $(mebibytes "$free") free, the database of X takes $(mebibytes "$size"); make room for three times that, or insist: --force space"
     found "$(mebibytes "$free") free in $dir, database of X $(mebibytes "$size"); the server of Y must hold a copy as well"
