@@ -56,7 +56,7 @@ digest_hash() {
     cat -- "$file"
 }
 
-# The tables: label, name as SQL takes it, columns of the primary key, the
+# The tables: label, name as SQL takes it, which half of all of them it is in, columns of the primary key, the
 # condition for rows that do not expire by themselves, and what hashes a row, its
 # key and its stamp. A hash of a row alone is a sum over its columns; hashed once
 # more, rows that trade a value do not add up to the same. What has no hash of
@@ -93,7 +93,7 @@ WITH found AS (
             WHERE attrelid = found.oid AND attnum > 0 AND NOT attisdropped) AS names
     FROM found, expiring
 ), tables AS (
-    SELECT labels.*, format(hash, columns) AS row_hash,
+    SELECT labels.*, row_number() OVER (ORDER BY pg_relation_size(oid) DESC, label) % 2 AS half, format(hash, columns) AS row_hash,
         format(hash, CASE key WHEN 'kong_shift_row' THEN columns ELSE key END) AS key_hash,
         format(hash, 'kong_shift_row.tableoid, kong_shift_row.ctid, kong_shift_row.xmin') AS stamp_hash
     FROM labels, hashes
@@ -101,11 +101,12 @@ WITH found AS (
 SQL
 }
 
-# digest_sql [TABLES]: of those, a list with commas, or all, also a digest of each
-# column, seeded with the key of the row: to compare by when columns came or went.
+# digest_sql HALF [TABLES]: of half of the tables, of the second also the objects; of TABLES,
+# a list with commas, or all, also a digest of each column, seeded with the key of
+# the row: to compare by when columns came or went.
 digest_sql() {
     digest_session_sql
-    printf "\\\\set columns '%s'\n" "${1-}"
+    printf "\\\\set half %d\\n\\\\set columns '%s'\\n" "$1" "${2-}"
     digest_tables_sql
     cat <<'SQL'
 SELECT format($f$
@@ -122,9 +123,12 @@ FROM tables LEFT JOIN LATERAL (
             THEN format('(kong_shift_row).%I', attname) ELSE format('(kong_shift_row).%I::text COLLATE "C"', attname) END AS item
         FROM pg_attribute WHERE attrelid = tables.oid AND attnum > 0 AND NOT attisdropped) AS items
     HAVING :'columns' = 'all' OR label = ANY (string_to_array(:'columns', ','))) AS c ON true
+WHERE half = :half
 ORDER BY label
 \gexec
 
+SELECT :half = 1 AS objects \gset
+\if :objects
 SELECT json_build_object('object', kind, 'rows', count(*), 'all', md5(string_agg(def, E'\n' ORDER BY def)))
 FROM (
     SELECT 'indexes' AS kind, indexdef AS def FROM pg_indexes
@@ -143,6 +147,7 @@ FROM (
         FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
         WHERE nspname NOT LIKE 'pg\_%' AND nspname <> 'information_schema'
 ) AS objects GROUP BY kind;
+\endif
 SQL
 }
 
@@ -210,9 +215,18 @@ stamps_child() {
     { digest_begin_sql ''; stamp_sql; echo 'COMMIT;'; } | sql "$1" >"$2.lines"
 }
 
-# digest_child WHICH FILE [TABLES [SNAPSHOT]]
+# digest_child WHICH FILE [TABLES [SNAPSHOT]]: in two sessions, the second processor is idle.
 digest_child() {
-    { digest_begin_sql "${4-}"; digest_sql "${3-}"; echo 'COMMIT;'; } | sql "$1" >"$2.lines"
+    CHILDREN=()
+    child digest_half 0 "$@"
+    child digest_half 1 "$@"
+    children_wait
+    cat -- "$2.lines.0" "$2.lines.1" >"$2.lines"
+    rm -f -- "$2.lines."[01]
+}
+
+digest_half() {
+    { digest_begin_sql "${5-}"; digest_sql "$1" "${4-}"; echo 'COMMIT;'; } | sql "$2" >"$3.lines.$1"
 }
 
 # digest_rows_child WHICH FILE TABLES [SNAPSHOT]

@@ -168,8 +168,6 @@ kong_admin() {
     elif ! kong_ask "$which"; then
         printf '%s' "$HTTP_ERROR" >"$kept.error"
         return 1
-    else
-        rm -f -- "$kept.fields"
     fi
     kong_node "$which"
     [[ $KONG_VERSION && $KONG_ROLE ]] \
@@ -188,12 +186,15 @@ kong_ask() {
 }
 
 # kong_node WHICH: what an answer to GET / tells of the node; its configuration
-# into node.WHICH.fields, a line each, lists with commas.
+# into root.WHICH.fields, a line each, lists with commas.
 kong_node() {
-    local fields=$SCRATCH/node.$1.fields
-    [[ $NODE_CACHE && -e $fields ]] || field '.version // "", (.configuration | .role // "", .pg_database // "", .prefix // ""),
-        (.configuration | to_entries[] | select(.value | type != "object") | "\(.key)=" + (.value
-            | if type == "array" then map(tostring) | join(", ") elif . == null then "" else tostring end | gsub("\n"; "\u001f")))' >"$fields"
+    local root=$SCRATCH/root.$1 fields=$SCRATCH/root.$1.fields
+    if [[ ! -e $root || $(<"$root") != "$HTTP_BODY" ]]; then
+        field '.version // "", (.configuration | .role // "", .pg_database // "", .prefix // ""),
+            (.configuration | to_entries[] | select(.value | type != "object") | "\(.key)=" + (.value
+                | if type == "array" then map(tostring) | join(", ") elif . == null then "" else tostring end | gsub("\n"; "\u001f")))' >"$fields"
+        printf '%s' "$HTTP_BODY" >"$root"
+    fi
     { read -r KONG_VERSION; read -r KONG_ROLE; IFS= read -r KONG_DATABASE_NAME; IFS= read -r KONG_NODE_PREFIX; } <"$fields" || true
 }
 
@@ -206,7 +207,7 @@ kong_field() {
         REPLY=${line#*=}
         REPLY=${REPLY//$'\x1f'/$'\n'}
         return
-    done <"$SCRATCH/node.$1.fields"
+    done <"$SCRATCH/root.$1.fields"
 }
 
 # kong_admin_is WHICH VERSION: the node that just answered is the one meant.

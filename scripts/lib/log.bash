@@ -190,7 +190,7 @@ run_long() {
 # child COMMAND...: beside the caller, which is itself a child of run_long and
 # waits with children_wait.
 child() {
-    "$@" 2>"$SCRATCH/child.${#CHILDREN[@]}" &
+    "$@" 2>"$SCRATCH/child.$BASHPID.${#CHILDREN[@]}" &
     CHILDREN+=("$!")
 }
 
@@ -203,8 +203,8 @@ children_wait() {
         wait "${CHILDREN[i]}" || code=$?
         (( code != 0 && status == 0 )) || continue
         status=$code
-        cat -- "$SCRATCH/child.$i" >&2
-        sed -n 's/^kong-shift: //p' "$SCRATCH/child.$i" | tail -n 1 >"$SCRATCH/children.says"
+        cat -- "$SCRATCH/child.$BASHPID.$i" >&2
+        sed -n 's/^kong-shift: //p' "$SCRATCH/child.$BASHPID.$i" | tail -n 1 >"$SCRATCH/children.says"
     done
     CHILDREN=()
     (( status == 0 )) || mv -- "$SCRATCH/children.says" "$SCRATCH/error"
