@@ -28,6 +28,6 @@ check() {
     check 1 'consumers has changed rows (changed ' cp watch
     sql_x 'ALTER TABLE consumers RENAME custom_id TO other_id'
     check 0 '' cp backup
-    [ "$(jq -r '.[] | select(.table == "consumers") | .columns | has("other_id")' "$WORK/$(jq -r .id "$WORK/backup.json").digest.json")" = true ]
+    [ "$(jq -r 'select(.table == "consumers") | .columns | has("other_id")' "$WORK/$(jq -r .id "$WORK/backup.json").digest.json")" = true ]
     sql_x 'ALTER TABLE consumers RENAME other_id TO custom_id'
 }
