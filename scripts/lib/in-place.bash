@@ -6,6 +6,7 @@
 
 IN_PLACE=
 X_STOPPED=
+declare -A X_KNOWN=()
 
 # A DP that lost its CP comes back within 10 s.
 readonly PLANE_RETRY=12
@@ -105,11 +106,22 @@ nothing is done without the dump of X; put the right backup.json back"
 # What must be known of CP X once it is stopped, and to be put back as it was.
 in_place_remember() {
     local file=${SETTING[work_dir]}/x-node.json
+    X_KNOWN=()
     printf '%s' "$HTTP_BODY" >"$SCRATCH/x.root"
     planes_read x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
     printf '%s' "$REPLY" >"$SCRATCH/x.planes"
     jq -n --slurpfile root "$SCRATCH/x.root" --slurpfile planes "$SCRATCH/x.planes" --arg encoding "$(database_encoding)" \
         '{root: $root[0], planes: $planes[0], $encoding, heartbeats: {}}' | save "$file"
+}
+
+# x_known NAME: of what was remembered, what is asked for most: user (of CP X on its
+# database), alive (the DPs it had) and count (of those).
+x_known() {
+    if (( ${#X_KNOWN[@]} == 0 )); then
+        { IFS= read -r X_KNOWN[user]; IFS= read -r X_KNOWN[alive]; read -r X_KNOWN[count]; } < <(x_saved '(.root.configuration.pg_user // ""),
+            (.planes | map(select(.verdict != "stale") | .id) | join(" "), length)') || X_KNOWN=()
+    fi
+    REPLY=${X_KNOWN[$1]-}
 }
 
 # x_saved FILTER: of what was remembered; empty when there is nothing.
@@ -153,7 +165,8 @@ and this upgrade has not stopped it; start CP X, its listeners and DPs must be k
         jq --slurpfile now "$SCRATCH/heartbeats" '.heartbeats = $now[0]' "${SETTING[work_dir]}/x-node.json" >"$SCRATCH/x-node"
         save "${SETTING[work_dir]}/x-node.json" <"$SCRATCH/x-node"
     fi
-    evidence dps "$(x_saved '.planes | map(select(.verdict != "stale") | .id) | join(" ")')"
+    x_known alive
+    evidence dps "$REPLY"
 }
 
 # When each DP was seen last, to the microsecond: who is seen again has a CP.
@@ -166,8 +179,9 @@ SQL
 # in_place_alone: no Kong has a session on the database.
 in_place_alone() {
     local others begun=$SECONDS
+    x_known user
     while :; do
-        others=$(sql_row x kong="$(x_saved .root.configuration.pg_user)" y="${SETTING[y.db.user]}" <<'SQL'
+        others=$(sql_row x kong="$REPLY" y="${SETTING[y.db.user]}" <<'SQL'
 SELECT coalesce(string_agg(DISTINCT format('%s (%s, pid %s)', usename, coalesce(host(client_addr), 'local'), pid), ', '), '-')
 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> 'kong-shift'
     AND usename IN (current_user, :'kong', :'y');

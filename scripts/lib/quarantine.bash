@@ -1,6 +1,8 @@
 # The quarantine of CP Y, in-place: the DPs of X would connect to it by
 # themselves, and all of them at once get a configuration that nobody has seen.
 
+QUARANTINE=
+
 guard_quarantine() {
     if [[ $STRATEGY != in-place ]]; then
         found "dual-cluster: CP X stays, and keeps its DPs"
@@ -15,8 +17,14 @@ guard_quarantine() {
 
 # Once the gate was opened the operator may let the DPs of X in.
 quarantine_over() {
+    # Nobody but this run opens it in between.
+    [[ $QUARANTINE != on ]] || return 1
     lb_read_all
-    lb_all gate open && lb_hold '.gate.evidence.strategy == "in-place"'
+    if lb_all gate open && lb_hold '.gate.evidence.strategy == "in-place"'; then
+        return
+    fi
+    QUARANTINE=on
+    return 1
 }
 
 quarantine_guard() {
@@ -102,7 +110,8 @@ cluster_listen until it is validated; if DPs of X were served, \"kong-shift cp r
 quarantine_proof() {
     local attached left
     ! quarantine_over || return 0
-    left=$(x_saved '.planes | map(select(.verdict != "stale")) | length')
+    x_known count
+    left=$REPLY
     while [[ ${left:-0} != 0 ]] && (( $(now %s) - $(quarantine_since) < PLANE_RETRY )); do
         progress "waiting whether DPs of X come to CP Y"
         sleep 0.5

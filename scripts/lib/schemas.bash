@@ -8,7 +8,6 @@ guard_schemas() {
     local bad='' count=0 rows
     rm -rf -- "$SCRATCH/schemas"
     mkdir -- "$SCRATCH/schemas"
-    schemas_rows >"$SCRATCH/schemas.all" || exit
     while mapfile -t -n "$SCHEMAS_AT_ONCE" rows && (( ${#rows[@]} > 0 )); do
         schemas_read "${rows[@]}"
         schemas_ask "${#rows[@]}"
@@ -22,9 +21,9 @@ guard_schemas() {
     found "$count configurations of plugins"
 }
 
-# schemas_rows: where CP Y shows them, one of those that are alike.
+# schemas_rows: where CP Y shows them, one of those that are alike, into schemas.all.
 schemas_rows() {
-    sql y <<'SQL'
+    sql y >"$SCRATCH/schemas.all" <<'SQL'
 SELECT count(*) > 0 AS groups FROM pg_attribute WHERE attrelid = 'plugins'::regclass AND attname = 'consumer_group_id' AND NOT attisdropped \gset
 \if :groups
     \set more ', consumer_group_id IS NULL'

@@ -10,14 +10,18 @@ cmd_cp_verify() {
 }
 
 phase_verify() {
-    local counts written="undo that, or begin anew: \"kong-shift cp rollback\", then \"kong-shift cp $STRATEGY\""
+    local counts which=(x y) written="undo that, or begin anew: \"kong-shift cp rollback\", then \"kong-shift cp $STRATEGY\""
     backup_need
     node_cache on
     if [[ $STRATEGY = in-place ]]; then
         in_place_may_start
-        stamps y "$SCRATCH/y.stamps"
-    else
-        stamps x "$SCRATCH/x.stamps" y "$SCRATCH/y.stamps"
+        which=(y)
+    fi
+    run_long verify_children "${which[@]}" || exit
+    for which in "${which[@]}"; do
+        digest_keep "$which" "$SCRATCH/$which.stamps"
+    done
+    if [[ $STRATEGY != in-place ]]; then
         drift_since x
         [[ -z $REPLY ]] || failed "database $(db_label x) was written to after the dump: $REPLY; \
 run \"kong-shift cp dual-cluster\" again for a fresh copy"
@@ -35,6 +39,16 @@ run \"kong-shift cp dual-cluster\" again for a fresh copy"
     [[ ! -s $SCRATCH/found ]] || evidence schemas "$(<"$SCRATCH/found")"
     [[ $STRATEGY != in-place ]] || quarantine_proof
     node_cache off
+}
+
+# verify_children WHICH...: what the databases are asked in the verification, all at once.
+verify_children() {
+    local which
+    for which in "$@"; do
+        child stamps_child "$which" "$SCRATCH/$which.stamps"
+    done
+    child schemas_rows
+    children_wait
 }
 
 # verify_migrated: what migrations left holds what X holds, but for what they are
