@@ -49,7 +49,7 @@ http_many() {
     local dir=$3 count=$(( $# - 5 ))
     rm -f -- "$dir"/{codes,error}.*
     run_long http_many_children "$@"
-    cat -- "$dir"/codes.* >"$dir/codes"
+    cat -- "$dir"/codes.* >"$dir/codes" 2>/dev/null || true
     mapfile -t HTTP_MANY <"$dir/codes"
     HTTP_ERROR=$(cat -- "$dir"/error.* | head -n 1)
     HTTP_ERROR=${HTTP_ERROR:-${#HTTP_MANY[@]} of $count answers}

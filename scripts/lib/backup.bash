@@ -121,7 +121,7 @@ backup_load() {
 # each thing that cannot be undone; meanwhile it is only read again when it was touched.
 backup_sha256() {
     local sum known touched
-    known=$SCRATCH/sha256.${1//\//_}
+    known=$SCRATCH/sha256.${1##*/}
     touched=$(find "$1" -printf '%p %i %s %T@ %C@\n' | sort)
     if [[ -s $known && $(tail -n +2 -- "$known") = "$touched" ]]; then
         head -n 1 -- "$known"

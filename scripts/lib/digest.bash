@@ -56,11 +56,11 @@ digest_hash() {
     cat -- "$file"
 }
 
-# The tables: label, name as SQL takes it, which half of all of them it is in, columns of the primary key, the
-# condition for rows that do not expire by themselves, and what hashes a row, its
-# key and its stamp. A hash of a row alone is a sum over its columns; hashed once
-# more, rows that trade a value do not add up to the same. What has no hash of
-# its own, or a weak one, is hashed as text.
+# The tables: label, name as SQL takes it, which half of all of them it is in, columns of
+# the primary key, the condition for rows that do not expire by themselves, and what
+# hashes a row, its key and its stamp. A hash of a row alone is a sum over its columns;
+# hashed once more, rows that trade a value do not add up to the same. What has no hash
+# of its own, or a weak one, is hashed as text.
 digest_tables_sql() {
     cat <<'SQL'
 WITH found AS (
@@ -220,7 +220,7 @@ digest_child() {
     CHILDREN=()
     child digest_half 0 "$@"
     child digest_half 1 "$@"
-    children_wait
+    children_wait || return
     cat -- "$2.lines.0" "$2.lines.1" >"$2.lines"
     rm -f -- "$2.lines."[01]
 }
