@@ -190,7 +190,8 @@ run_long() {
 # child COMMAND...: beside the caller, which is itself a child of run_long and
 # waits with children_wait.
 child() {
-    "$@" 2>"$SCRATCH/child.$BASHPID.${#CHILDREN[@]}" &
+    local errors=$SCRATCH/child.$BASHPID.${#CHILDREN[@]}
+    "$@" 2>"$errors" &
     CHILDREN+=("$!")
 }
 
