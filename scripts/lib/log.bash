@@ -197,15 +197,15 @@ child() {
 
 # Once one has failed nobody waits for the others, and only that one speaks.
 children_wait() {
-    local i code status=0
+    local i code status=0 errors=$SCRATCH/child.$BASHPID
     for i in "${!CHILDREN[@]}"; do
         (( status == 0 )) || kill_tree "${CHILDREN[i]}" || true
         code=0
         wait "${CHILDREN[i]}" || code=$?
         (( code != 0 && status == 0 )) || continue
         status=$code
-        cat -- "$SCRATCH/child.$BASHPID.$i" >&2
-        sed -n 's/^kong-shift: //p' "$SCRATCH/child.$BASHPID.$i" | tail -n 1 >"$SCRATCH/children.says"
+        cat -- "$errors.$i" >&2
+        sed -n 's/^kong-shift: //p' "$errors.$i" | tail -n 1 >"$SCRATCH/children.says"
     done
     CHILDREN=()
     (( status == 0 )) || mv -- "$SCRATCH/children.says" "$SCRATCH/error"
