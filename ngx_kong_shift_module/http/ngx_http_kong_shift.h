@@ -88,6 +88,7 @@ typedef struct {
     size_t                         len;
     ngx_uint_t                     index;      /* of that header */
     ngx_uint_t                     place;      /* of its version */
+    ngx_kong_shift_version_t      *version;    /* at that place */
     ngx_uint_t                     wrong;      /* 1 << place */
     uint64_t                       generation; /* of "wrong" */
 } ngx_http_kong_shift_via_t;
@@ -118,9 +119,10 @@ typedef struct {
 
     /* of this worker */
     ngx_kong_shift_record_t       *record;
+    ngx_kong_shift_pool_t         *shared[2];  /* pools of the record */
     ngx_kong_shift_census_t       *census;
     ngx_queue_t                    under_way[2];
-    ngx_http_kong_shift_via_t      via[2];
+    ngx_http_kong_shift_via_t     *via[2];
     uint64_t                       word;       /* of "may_take" */
     uint64_t                       empty;
     ngx_uint_t                     may_take;   /* 1 << pool */

@@ -50,7 +50,7 @@ ngx_http_kong_shift_find_version(ngx_http_kong_shift_peer_data_t *kp,
     }
 
     kscf = kp->choice->kscf;
-    via = &kscf->via[kp->pool];
+    via = kscf->via[kp->pool];
     generation = ngx_kong_shift_word_generation(kscf->record->word);
 
     for (i = 0; i < NGX_KONG_SHIFT_VERSIONS; i++) {
@@ -74,6 +74,7 @@ ngx_http_kong_shift_find_version(ngx_http_kong_shift_peer_data_t *kp,
     if (found.header && found.header->value.len <= sizeof(via->text)) {
         via->index = found.index;
         via->place = i;
+        via->version = &pool->version[i];
         via->len = found.header->value.len;
         ngx_memcpy(via->text, found.header->value.data, via->len);
     }
@@ -113,7 +114,7 @@ ngx_http_kong_shift_see_version(ngx_http_kong_shift_peer_data_t *kp,
     i = ngx_http_kong_shift_add_version(pool, version, len);
     v = &pool->version[i];
 
-    kscf->via[kp->pool].generation = generation;
+    kscf->via[kp->pool]->generation = generation;
 
     ngx_http_kong_shift_judge_versions(kp,
                                        kp->pool == NGX_KONG_SHIFT_OLD
@@ -126,7 +127,7 @@ ngx_http_kong_shift_see_version(ngx_http_kong_shift_peer_data_t *kp,
 
         ngx_memcpy(peer->version, v->text, NGX_KONG_SHIFT_VERSION_SIZE);
 
-        peer->wrong = (kscf->via[kp->pool].wrong >> i) & 1;
+        peer->wrong = (kscf->via[kp->pool]->wrong >> i) & 1;
         wrong = peer->wrong && !(v->noted & ((uint64_t) 1 << kp->place));
     }
 
@@ -227,7 +228,7 @@ ngx_http_kong_shift_judge_versions(ngx_http_kong_shift_peer_data_t *kp,
         }
     }
 
-    kscf->via[kp->pool].wrong = wrong;
+    kscf->via[kp->pool]->wrong = wrong;
 }
 
 
