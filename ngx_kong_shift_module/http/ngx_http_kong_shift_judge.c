@@ -175,6 +175,16 @@ ngx_http_kong_shift_judge(ngx_http_kong_shift_server_t *target)
 
     known->checked = ngx_time();
 
+    /* a regular check does not tell what a 404 after it will mean */
+
+    if (!passed) {
+        known->honest = (uint32_t) ngx_current_msec
+                        - NGX_HTTP_KONG_SHIFT_HONEST;
+
+    } else if (target->suspected) {
+        known->honest = (uint32_t) target->began;
+    }
+
     ngx_http_kong_shift_note_result(target, known, passed);
 
     if (changed) {

@@ -121,6 +121,13 @@ ngx_http_kong_shift_init_peer(ngx_http_request_t *r,
         u->peer.notify = ngx_http_kong_shift_notify_peer;
     }
 
+    kp->suspect = NULL;
+
+    if (kscf->shift->checked) {
+        kp->process_header = u->process_header;
+        u->process_header = ngx_http_kong_shift_process_header;
+    }
+
 #if (NGX_HTTP_SSL)
 
     if (u->ssl) {
@@ -383,6 +390,10 @@ ngx_http_kong_shift_get_peer(ngx_peer_connection_t *pc, void *data)
         if (kp->rescue) {
             rc = ngx_http_kong_shift_rescue(pc, kp);
         }
+
+        if (rc == NGX_BUSY && kp->suspect) {
+            rc = ngx_http_kong_shift_go_back(pc, kp);
+        }
     }
 
     if (rc == NGX_OK || rc == NGX_DONE) {
@@ -393,6 +404,34 @@ ngx_http_kong_shift_get_peer(ngx_peer_connection_t *pc, void *data)
             kscf->census->peer[kp->pool][kp->place]++;
         }
     }
+
+    return rc;
+}
+
+
+ngx_int_t
+ngx_http_kong_shift_process_header(ngx_http_request_t *r)
+{
+    ngx_int_t                         rc;
+    ngx_http_upstream_t              *u;
+    ngx_http_kong_shift_peer_data_t  *kp;
+
+    u = r->upstream;
+    kp = u->peer.data;
+
+    if (u->peer.get != ngx_http_kong_shift_get_peer) {
+        kp = ngx_http_kong_shift_get_peer_data(r);
+    }
+
+    rc = kp->process_header(r);
+
+    if (rc == NGX_OK
+        && r->upstream->headers_in.status_n != NGX_HTTP_NOT_FOUND)
+    {
+        return NGX_OK;
+    }
+
+    ngx_http_kong_shift_look_again(r, rc);
 
     return rc;
 }
@@ -421,6 +460,9 @@ ngx_http_kong_shift_free_peer(ngx_peer_connection_t *pc, void *data,
 
     if (!(state & (NGX_PEER_FAILED|NGX_PEER_NEXT))) {
         ngx_http_kong_shift_leave(kp->choice->kscf, kp);
+
+    } else if (kp->suspect) {
+        ngx_http_kong_shift_keep_try(pc, kp, state);
     }
 }
 

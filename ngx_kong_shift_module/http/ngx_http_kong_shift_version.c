@@ -304,17 +304,21 @@ ngx_http_kong_shift_find_via(ngx_http_upstream_headers_in_t *headers,
 ngx_kong_shift_origin_e
 ngx_http_kong_shift_get_origin(ngx_http_kong_shift_choice_t *choice)
 {
-    ngx_http_kong_shift_found_t      via;
-    ngx_http_upstream_headers_in_t  *headers;
-
-    static const char  response[] = "x-kong-response-latency";
-    static const char  upstream[] = "x-kong-upstream-latency";
-
     if (!ngx_http_kong_shift_is_answered(choice)) {
         return NGX_KONG_SHIFT_TRANSPORT;
     }
 
-    headers = &choice->upstream->headers_in;
+    return ngx_http_kong_shift_tell_origin(&choice->upstream->headers_in);
+}
+
+
+ngx_kong_shift_origin_e
+ngx_http_kong_shift_tell_origin(ngx_http_upstream_headers_in_t *headers)
+{
+    ngx_http_kong_shift_found_t  via;
+
+    static const char  response[] = "x-kong-response-latency";
+    static const char  upstream[] = "x-kong-upstream-latency";
 
     if (ngx_http_kong_shift_has_header(headers, upstream,
                                        sizeof(upstream) - 1))
