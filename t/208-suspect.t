@@ -58,6 +58,13 @@ sub shift_conf {
         . "new=${name}_new $conf }\n";
 }
 
+my $h2 = $t->port('h2');
+my %h2 = map { $_ => "$planes->{plane}{$_}{addr}:$h2" } qw(old1 new1);
+$t->backend(pools => [], conf => <<"EOC");
+    server { listen $h2{old1} http2; return 200 "old\n"; }
+    server { listen $h2{new1} http2; return 404 "new\n"; }
+EOC
+
 my $proxy = 'proxy_http_version 1.1; proxy_set_header Connection "";';
 my $location = sub {
     my ($name, $to, $more) = @_;
@@ -71,6 +78,12 @@ my $front = $t->front(
     pools => pools('kong'),
     shift => 'kong_shift old=kong_old new=kong_new weight=0;',
     http => join('', map { shift_conf($_) } sort keys %shift) . <<"EOC",
+    upstream g_old { zone g_old 64k; server $h2{old1}; keepalive 2; }
+    upstream g_new { zone g_new 64k; server $h2{new1}; keepalive 2; }
+    upstream g { kong_shift old=g_old new=g_new weight=100;
+        kong_shift_check port=$planes->{port}{status} interval=5s passes=1; }
+    server { listen @{[ $t->listen_at('front2') ]} http2;
+        location / { proxy_pass http://full; $proxy } }
     proxy_connect_timeout 1s;
     proxy_cache_path cache keys_zone=c:1m;
     log_format s '\$status|\$upstream_addr|\$upstream_status|\$kong_shift_pool|'
@@ -90,6 +103,7 @@ EOC
             . 'add_header X-Cache $upstream_cache_status always;')
         . $location->('unbuffered', 'full', 'proxy_request_buffering off;')
         . $location->('again', 'full', 'proxy_next_upstream error non_idempotent;')
+        . "        location /g/ { grpc_pass grpc://g; }\n"
         . "        location \@own { return 200 'own'; }\n",
 );
 ok($front->start, 'nginx starts') or BAIL_OUT($front->{start_output});
@@ -98,7 +112,7 @@ sub pool { return $t->api('GET', "/shifts/$_[0]/pools/$_[1]")->{json} }
 
 sub ready {
     my ($name) = @_;
-    my $want = $name eq 'single' ? 1 : 2;
+    my $want = $name =~ /^(?:single|g)$/ ? 1 : 2;
 
     return $name eq 'free' || retry_until(sub {
         !grep { $_->{checked} && $_->{ready} != $want }
@@ -137,7 +151,7 @@ sub ask {
     return wantarray ? ($r, logged($uri, 'pools')) : logged($uri, 'pools');
 }
 
-ok(ready($_), "all planes of \"$_\" are ready") for sort keys %shift;
+ok(ready($_), "all planes of \"$_\" are ready") for 'g', sort keys %shift;
 
 
 # --- nobody sees the 404s of one that has lost its configuration
@@ -288,6 +302,28 @@ is((ask('POST', 'again', 'denied', body => 'x=1'))[1],
     'unless non_idempotent says so');
 
 
+# --- with errors of others before and after
+
+$planes->signal('new1', 'KILL');
+mode('empty', 'new2');
+$log = '';
+for (1 .. 4) {
+    $log = ask('GET', 'eager', 'x');
+    last if $log =~ /502, 404/;
+}
+is($log, '200 new, new, old 502, 404, 200 old 1', 'a 404 after an error');
+$planes->start('new1');
+mode('ok', 'new2');
+ok(ready('eager'), 'both are back');
+mode('empty', 'new1');
+mode('reset', 'new2');
+my @log = map { scalar ask('POST', 'eager', 'x', body => 'x=1') } 1 .. 4;
+ok((grep { $_ eq '502 new, new 404, 502 new 0' } @log),
+    'a POST that got lost after a 404 is not sent again') or diag(explain(\@log));
+mode('ok', 'new1', 'new2');
+ok(ready($_), "\"$_\" is ready") for sort keys %shift;
+
+
 # --- limits
 
 forget();
@@ -354,9 +390,16 @@ mode('empty', 'new1', 'new2');
 is($r->{status}, 200, 'with a cache');
 is($t->http('front', 'GET', "/cache/$n/a")->{headers}{'x-cache'}, 'HIT',
     'the right answer is kept');
+is(`curl -s --http2-prior-knowledge @{[ $t->listen_at('front2') ]}/full/z`,
+    "old /full/z\n", 'HTTP/2') if `curl -V` =~ /HTTP2/;
 mode('ok', 'new1', 'new2');
 ok(ready('full'), 'ready again');
 forget();
+is($t->http('front', 'GET', '/g/1')->{body}, "old\n", 'gRPC');
+ok(retry_until(sub { $t->http('front', 'GET', '/g/1')->{body} eq "new\n" }, 5),
+    'gRPC: and honest after it');
+is($t->http('front', 'POST', '/g/1', body => 'x')->{body}, "new\n",
+    'gRPC: a call is not repeated');
 ($r) = ask('GET', 'cache', 'no-route');
 is("$r->{status} $r->{headers}{'x-cache'}", '404 MISS', 'a true 404');
 $r = $t->http('front', 'GET', "/cache/$n/no-route");
