@@ -275,6 +275,23 @@ is((ask('GET', 'single', 'no-route'))[1], '404 new, old 404, 404 old 0',
     'pools of one server');
 
 
+# --- one that comes and goes
+
+forget();
+mode('empty', 'new1');
+is((ask('GET', 'single', 'x'))[1], '200 new, old 404, 200 old 1', 'it goes');
+sleep 0.25;
+mode('ok', 'new1');
+is((ask('GET', 'single', 'no-route'))[1], '404 new, old 404, 404 old 0',
+    'it comes back');
+sleep 0.25;
+mode('empty', 'new1');
+is((ask('GET', 'single', 'x'))[1], '200 new, old 404, 200 old 1',
+    'it goes again, at once');
+mode('ok', 'new1');
+ok(ready('single'), 'and is back');
+
+
 # --- POST
 
 mode('empty', 'new1', 'new2');
