@@ -94,7 +94,7 @@ typedef struct {
     ngx_uint_t                     place;      /* of its version */
     ngx_kong_shift_version_t      *version;    /* at that place */
     ngx_uint_t                     wrong;      /* 1 << place */
-    uint64_t                       generation; /* of "wrong" */
+    uint64_t                       word;       /* when "wrong" was found */
 } ngx_http_kong_shift_via_t;
 
 
@@ -122,6 +122,7 @@ typedef struct {
     ngx_flag_t                     gate;
 
     /* of this worker */
+    ngx_uint_t                     checked;    /* as that of the shift */
     ngx_kong_shift_record_t       *record;
     ngx_kong_shift_pool_t         *shared[2];  /* pools of the record */
     ngx_kong_shift_census_t       *census;

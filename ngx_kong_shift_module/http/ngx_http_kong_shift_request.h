@@ -200,8 +200,8 @@ void ngx_http_kong_shift_notify_peer(ngx_peer_connection_t *pc, void *data,
 /* Of a request whose pools are checked: stands in for that of nginx. */
 ngx_int_t ngx_http_kong_shift_process_header(ngx_http_request_t *r);
 
-/* The rest of it, for what is not the usual answer. */
-void ngx_http_kong_shift_look_again(ngx_http_request_t *r, ngx_int_t rc);
+/* The rest of it, for what is not the usual answer; returns "rc". */
+ngx_int_t ngx_http_kong_shift_look_again(ngx_http_request_t *r, ngx_int_t rc);
 
 ngx_http_kong_shift_peer_data_t *ngx_http_kong_shift_get_peer_data(
     ngx_http_request_t *r);

@@ -13,7 +13,7 @@ static void ngx_http_kong_shift_suspect(ngx_http_kong_shift_peer_data_t *kp);
 static ngx_uint_t ngx_http_kong_shift_is_not_routed(ngx_http_upstream_t *u);
 
 
-void
+ngx_int_t
 ngx_http_kong_shift_look_again(ngx_http_request_t *r, ngx_int_t rc)
 {
     ngx_http_kong_shift_peer_data_t  *kp;
@@ -22,12 +22,15 @@ ngx_http_kong_shift_look_again(ngx_http_request_t *r, ngx_int_t rc)
 
     if (rc == NGX_OK) {
         ngx_http_kong_shift_suspect(kp);
-        return;
+
+    } else {
+
+        /* it may have put the next step in our place */
+
+        ngx_http_kong_shift_stand_in(kp);
     }
 
-    /* it may have put the next step in our place */
-
-    ngx_http_kong_shift_stand_in(kp);
+    return rc;
 }
 
 

@@ -123,7 +123,7 @@ ngx_http_kong_shift_init_peer(ngx_http_request_t *r,
 
     kp->suspect = NULL;
 
-    if (kscf->shift->checked) {
+    if (kscf->checked) {
         kp->process_header = u->process_header;
         u->process_header = ngx_http_kong_shift_process_header;
     }
@@ -431,9 +431,7 @@ ngx_http_kong_shift_process_header(ngx_http_request_t *r)
         return NGX_OK;
     }
 
-    ngx_http_kong_shift_look_again(r, rc);
-
-    return rc;
+    return ngx_http_kong_shift_look_again(r, rc);
 }
 
 
@@ -539,8 +537,7 @@ ngx_http_kong_shift_count_version(ngx_http_kong_shift_peer_data_t *kp,
         && ngx_memcmp(via->version->text, peer->version,
                       NGX_KONG_SHIFT_VERSION_SIZE)
            == 0
-        && ngx_kong_shift_word_generation(kscf->record->word)
-           == via->generation)
+        && kscf->record->word == via->word)
     {
         i = via->place;
         version = via->version;
