@@ -71,7 +71,7 @@ my %classes = map { $_ . 'xx' => 0 } 1 .. 5;
 my %origins = map { $_ => 0 } qw(gateway backend transport unknown);
 is_deeply([sort keys %{ $r->{json}{counters} }], [qw(canceled chosen
     connect_errors errors failed fallback not_found rescued responses served
-    wrong_version)], 'its counters');
+    suspected wrong_version)], 'its counters');
 is_deeply([sort keys %{ $r->{json}{counters}{responses} }], [sort keys %classes],
     'by class');
 is_deeply([sort keys %{ $r->{json}{counters}{$_} }], [sort keys %origins],

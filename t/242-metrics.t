@@ -171,7 +171,7 @@ sub same {
             $want{$_} = $c->{$_};
             $got{$_} = value($m, "requests_${_}_total", pool => $p);
         }
-        for (qw(connect_errors wrong_version)) {
+        for (qw(connect_errors suspected wrong_version)) {
             $want{$_} = $c->{$_};
             $got{$_} = value($m, "${_}_total", pool => $p);
         }

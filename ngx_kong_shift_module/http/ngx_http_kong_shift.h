@@ -20,6 +20,10 @@ extern ngx_module_t  ngx_http_kong_shift_module;
 
 #define NGX_HTTP_KONG_SHIFT_BODY   (64 * 1024)
 
+/* milliseconds since a check began that a 404 had caused, and that passed */
+
+#define NGX_HTTP_KONG_SHIFT_HONEST  500
+
 /* in "down" of nginx: not ready or drained; "down" itself is 1 */
 
 #define NGX_HTTP_KONG_SHIFT_DOWN   0x10000
@@ -88,8 +92,9 @@ typedef struct {
     size_t                         len;
     ngx_uint_t                     index;      /* of that header */
     ngx_uint_t                     place;      /* of its version */
+    ngx_kong_shift_version_t      *version;    /* at that place */
     ngx_uint_t                     wrong;      /* 1 << place */
-    uint64_t                       generation; /* of "wrong" */
+    uint64_t                       word;       /* when "wrong" was found */
 } ngx_http_kong_shift_via_t;
 
 
@@ -117,10 +122,12 @@ typedef struct {
     ngx_flag_t                     gate;
 
     /* of this worker */
+    ngx_uint_t                     checked;    /* as that of the shift */
     ngx_kong_shift_record_t       *record;
+    ngx_kong_shift_pool_t         *shared[2];  /* pools of the record */
     ngx_kong_shift_census_t       *census;
     ngx_queue_t                    under_way[2];
-    ngx_http_kong_shift_via_t      via[2];
+    ngx_http_kong_shift_via_t     *via[2];
     uint64_t                       word;       /* of "may_take" */
     uint64_t                       empty;
     ngx_uint_t                     may_take;   /* 1 << pool */
@@ -413,6 +420,7 @@ typedef struct {
     ngx_connection_t                 dumb;     /* what its data must be */
     ngx_log_t                        log;
     ngx_http_kong_shift_server_t    *targets;
+    ngx_msec_t                       ticked;
     ngx_uint_t                       checking; /* unsigned  checking:1; */
 } ngx_http_kong_shift_checks_t;
 
@@ -425,8 +433,10 @@ struct ngx_http_kong_shift_server_s {
     ngx_http_kong_shift_srv_conf_t  *kscf;
     ngx_kong_shift_pool_e            pool;
     ngx_uint_t                       place;
-    ngx_event_t                      timer;    /* the next check */
+    ngx_event_t                      timer;    /* the next regular check */
     ngx_connection_t                 dumb;
+    ngx_msec_t                       began;    /* the last check */
+    ngx_uint_t                       suspected;  /* a 404 was before it */
     ngx_uint_t                       busy;     /* a check is under way */
     ngx_uint_t                       waiting;  /* with a hash, for others */
     ngx_uint_t                       seen;
@@ -451,6 +461,11 @@ void ngx_http_kong_shift_checked(ngx_http_kong_shift_probe_t *probe);
 
 /* Makes what a probe has found count. */
 void ngx_http_kong_shift_judge(ngx_http_kong_shift_server_t *target);
+
+/* Whether a peer has shown of late that it sends 404 with good reason. */
+#define ngx_http_kong_shift_is_honest(peer)                                   \
+    ((uint32_t) ngx_current_msec - (peer)->honest                             \
+     < NGX_HTTP_KONG_SHIFT_HONEST)
 
 
 /* census */

@@ -13,6 +13,14 @@
  */
 #define NGX_HTTP_KONG_SHIFT_TICK    250
 
+/*
+ * It looks this often for peers that are to be checked at once; that far apart
+ * are the checks of one that is, and of one whose 404s are known to be true.
+ */
+#define NGX_HTTP_KONG_SHIFT_LOOK    50
+#define NGX_HTTP_KONG_SHIFT_APART   100
+#define NGX_HTTP_KONG_SHIFT_RENEW   400
+
 /* a worker that does not answer is replaced */
 
 #define NGX_HTTP_KONG_SHIFT_LEASE   2000
@@ -46,6 +54,10 @@ static void ngx_http_kong_shift_add_target(
 static void ngx_http_kong_shift_free_target(
     ngx_http_kong_shift_server_t *target);
 static void ngx_http_kong_shift_check_target(ngx_event_t *ev);
+static void ngx_http_kong_shift_check_suspects(
+    ngx_http_kong_shift_checks_t *checks);
+static void ngx_http_kong_shift_begin_check(
+    ngx_http_kong_shift_server_t *target);
 
 
 ngx_int_t
@@ -141,7 +153,17 @@ ngx_http_kong_shift_tick(ngx_event_t *ev)
     dumb = ev->data;
     checks = dumb->data;
 
-    ngx_add_timer(ev, NGX_HTTP_KONG_SHIFT_TICK);
+    ngx_add_timer(ev, checks->targets ? NGX_HTTP_KONG_SHIFT_LOOK
+                                      : NGX_HTTP_KONG_SHIFT_TICK);
+
+    if (checks->targets
+        && ngx_current_msec - checks->ticked < NGX_HTTP_KONG_SHIFT_TICK)
+    {
+        ngx_http_kong_shift_check_suspects(checks);
+        return;
+    }
+
+    checks->ticked = ngx_current_msec;
 
     if (ngx_terminate || ngx_exiting
         || !ngx_http_kong_shift_is_current(checks->kcf))
@@ -153,6 +175,7 @@ ngx_http_kong_shift_tick(ngx_event_t *ev)
 
     if (ngx_http_kong_shift_lease(checks)) {
         ngx_http_kong_shift_update(checks);
+        ngx_http_kong_shift_check_suspects(checks);
 
     } else {
         ngx_http_kong_shift_release(checks);
@@ -519,6 +542,62 @@ ngx_http_kong_shift_check_target(ngx_event_t *ev)
         return;
     }
 
+    known = &target->kscf->shift->record->pool[target->pool]
+                                         .peer[target->place];
+
+    known->started = (uint32_t) ngx_current_msec;
+
+    /* one that a 404 has caused may be under way, and serves as well */
+
+    if (!target->busy
+        || ngx_current_msec - target->began >= target->probe.check->timeout)
+    {
+        ngx_http_kong_shift_begin_check(target);
+    }
+
+    /* the timer of the probe is to be the first when both are due at once */
+
+    ngx_add_timer(ev, target->probe.check->interval);
+}
+
+
+/* those that sent a 404 are not given time until their next regular check */
+
+static void
+ngx_http_kong_shift_check_suspects(ngx_http_kong_shift_checks_t *checks)
+{
+    ngx_msec_t                     apart;
+    ngx_kong_shift_peer_t         *known;
+    ngx_http_kong_shift_server_t  *target;
+
+    if (ngx_terminate || ngx_exiting || !ngx_http_kong_shift_holds(checks)) {
+        return;
+    }
+
+    for (target = checks->targets; target; target = target->next) {
+
+        known = &target->kscf->shift->record->pool[target->pool]
+                                             .peer[target->place];
+
+        if (!known->suspected || target->busy) {
+            continue;
+        }
+
+        apart = ngx_http_kong_shift_is_honest(known)
+                ? NGX_HTTP_KONG_SHIFT_RENEW : NGX_HTTP_KONG_SHIFT_APART;
+
+        if (ngx_current_msec - target->began >= apart) {
+            ngx_http_kong_shift_begin_check(target);
+        }
+    }
+}
+
+
+static void
+ngx_http_kong_shift_begin_check(ngx_http_kong_shift_server_t *target)
+{
+    ngx_kong_shift_peer_t  *known;
+
     if (target->busy) {
         ngx_http_kong_shift_expire_probe(&target->probe);
     }
@@ -530,12 +609,12 @@ ngx_http_kong_shift_check_target(ngx_event_t *ev)
     known = &target->kscf->shift->record->pool[target->pool]
                                          .peer[target->place];
 
-    known->started = (uint32_t) ngx_current_msec;
+    /* what it sends from here on is later than the check */
+
+    target->suspected = __atomic_exchange_n(&known->suspected, 0,
+                                            __ATOMIC_SEQ_CST);
+    target->began = ngx_current_msec;
     target->busy = 1;
 
-    /* the timer of the probe is to be the first when both are due at once */
-
     ngx_http_kong_shift_start_probe(&target->probe);
-
-    ngx_add_timer(ev, target->probe.check->interval);
 }

@@ -19,6 +19,10 @@ ngx_http_kong_shift_count_failure(ngx_http_kong_shift_peer_data_t *kp,
         kp->choice->outcome.lost = 1;
     }
 
+    if (kp->choice->kscf->shift->checked) {
+        ngx_http_kong_shift_doubt(kp, state);
+    }
+
     if (!(state & NGX_PEER_FAILED)) {
         return;
     }
@@ -65,11 +69,16 @@ ngx_http_kong_shift_count_request(ngx_http_request_t *r,
         ngx_http_kong_shift_inc(
                        &server->responses[ngx_http_kong_shift_class(status)]);
 
-        if (choice->choice.reason == NGX_KONG_SHIFT_BY_RESCUE) {
+        if (ngx_http_kong_shift_is_rescued(choice, status)) {
             ngx_http_kong_shift_inc(&pool[!choice->outcome.server].rescued);
         }
 
         if (status == NGX_HTTP_NOT_FOUND) {
+
+            /* the other pool had the same to say */
+
+            failed &= ~choice->outcome.suspected;
+
             ngx_http_kong_shift_inc(
                  &server->not_found[ngx_http_kong_shift_get_origin(choice)]);
 

@@ -128,9 +128,15 @@ ngx_http_kong_shift_init_shift(ngx_conf_t *cf,
 
         ngx_queue_init(&kscf->under_way[i]);
 
+        kscf->via[i] = ngx_pcalloc(cf->pool,
+                                   sizeof(ngx_http_kong_shift_via_t));
+        if (kscf->via[i] == NULL) {
+            return NGX_ERROR;
+        }
+
         /* no "Via" is as long as that */
 
-        kscf->via[i].len = NGX_MAX_SIZE_T_VALUE;
+        kscf->via[i]->len = NGX_MAX_SIZE_T_VALUE;
     }
 
     ngx_conf_init_value(kscf->rescue, 1);

@@ -135,6 +135,7 @@ ngx_http_kong_shift_agrees(ngx_http_kong_shift_server_t *target)
 void
 ngx_http_kong_shift_judge(ngx_http_kong_shift_server_t *target)
 {
+    uint32_t                         failed;
     ngx_uint_t                       passed, changed, first, fails, level;
     ngx_kong_shift_peer_t           *known;
     ngx_kong_shift_conf_t           *kcf;
@@ -165,6 +166,7 @@ ngx_http_kong_shift_judge(ngx_http_kong_shift_server_t *target)
     }
 
     first = !known->health.checked;
+    failed = known->health.fails;
 
     /* one of new that was in use before a restart is not given the doubt */
 
@@ -174,6 +176,19 @@ ngx_http_kong_shift_judge(ngx_http_kong_shift_server_t *target)
                                     fails, ngx_current_msec);
 
     known->checked = ngx_time();
+
+    /*
+     * A regular check does not tell what a 404 after it will mean, and one
+     * that passes after another has failed is no proof yet.
+     */
+
+    if (!passed) {
+        known->honest = (uint32_t) ngx_current_msec
+                        - NGX_HTTP_KONG_SHIFT_HONEST;
+
+    } else if (target->suspected && failed == 0) {
+        known->honest = (uint32_t) target->began;
+    }
 
     ngx_http_kong_shift_note_result(target, known, passed);
 

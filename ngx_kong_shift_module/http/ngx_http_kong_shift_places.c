@@ -64,7 +64,12 @@ ngx_http_kong_shift_init_places(ngx_cycle_t *cycle)
 
         kscf->conf = (ngx_kong_shift_conf_t *)
                          ngx_get_conf(cycle->conf_ctx, ngx_kong_shift_module);
+        kscf->checked = kscf->shift->checked;
         kscf->record = kscf->shift->record;
+        kscf->shared[NGX_KONG_SHIFT_OLD] =
+                                    &kscf->record->pool[NGX_KONG_SHIFT_OLD];
+        kscf->shared[NGX_KONG_SHIFT_NEW] =
+                                    &kscf->record->pool[NGX_KONG_SHIFT_NEW];
         kscf->census = &kscf->record->census[kscf->conf->row];
         kscf->shift->refresh = ngx_http_kong_shift_refresh;
         kscf->shift->data = kscf;

@@ -511,7 +511,7 @@ ngx_http_kong_shift_peer_reason(ngx_kong_shift_peer_t *peer)
 static json_t *
 ngx_http_kong_shift_counters(ngx_kong_shift_pool_t *pool)
 {
-    return json_pack("{sI, sI, sI, sI, sI, sI, so, so, so, sI, sI}",
+    return json_pack("{sI, sI, sI, sI, sI, sI, so, so, so, sI, sI, sI}",
                      "chosen", (json_int_t) pool->chosen,
                      "served", (json_int_t) pool->served,
                      "failed", (json_int_t) pool->failed,
@@ -523,6 +523,7 @@ ngx_http_kong_shift_counters(ngx_kong_shift_pool_t *pool)
                      ngx_http_kong_shift_by_origin(pool->not_found),
                      "errors", ngx_http_kong_shift_by_origin(pool->errors),
                      "connect_errors", (json_int_t) pool->connect_errors,
+                     "suspected", (json_int_t) pool->suspected,
                      "wrong_version", (json_int_t) pool->wrong_version);
 }
 

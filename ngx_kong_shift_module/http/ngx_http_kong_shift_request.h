@@ -21,7 +21,8 @@ typedef struct {
     uint8_t                           server;   /* pool which has sent it */
     uint8_t                           first;    /* pool that was chosen first */
     uint8_t                           fallback; /* it stood in for the other */
-    uint8_t                           failed;   /* 1 << pool */
+    uint8_t                           failed:2;     /* 1 << pool */
+    uint8_t                           suspected:2;  /* of these, by 404s */
     uint8_t                           lost;     /* the last attempt failed */
     uint8_t                           main;     /* not only of subrequests */
 } ngx_http_kong_shift_outcome_t;
@@ -71,6 +72,18 @@ typedef struct {
 } ngx_http_kong_shift_pool_data_t;
 
 
+/* of a request that is tried elsewhere since a peer has sent a 404 */
+
+typedef struct {
+    ngx_http_upstream_conf_t          conf;     /* the same, but for that */
+    ngx_http_upstream_conf_t         *original;
+    ngx_kong_shift_choice_t           choice;   /* when the last one came */
+    ngx_uint_t                        doubted;  /* the answer that is there */
+    ngx_uint_t                        retried;  /* one at least was */
+    ngx_uint_t                        back;     /* a 404 is the answer */
+} ngx_http_kong_shift_suspect_t;
+
+
 /*
  * A request, or a subrequest, on its way to a pool; small, as there may be
  * little left of the request's pool of memory.
@@ -93,6 +106,11 @@ struct ngx_http_kong_shift_peer_data_s {
     uint8_t                           place;    /* of the peer */
     uint8_t                           active;
     uint8_t                           lasting;
+
+    /* with checks: what we stand in front of */
+    ngx_int_t                       (*process_header)(ngx_http_request_t *r);
+    ngx_int_t                       (*reinit_request)(ngx_http_request_t *r);
+    ngx_http_kong_shift_suspect_t    *suspect;
 
     ngx_http_kong_shift_peer_data_t  *next;
 
@@ -161,6 +179,13 @@ ngx_int_t ngx_http_kong_shift_rescue(ngx_peer_connection_t *pc,
     ngx_http_kong_shift_peer_data_t *kp);
 
 /*
+ * When a 404 was tried elsewhere and nobody else is left: has it sent once
+ * more where it came from.  What get() of the peer returns, or NGX_BUSY.
+ */
+ngx_int_t ngx_http_kong_shift_go_back(ngx_peer_connection_t *pc,
+    ngx_http_kong_shift_peer_data_t *kp);
+
+/*
  * Lets the balancing method of a pool have the request, and sets *data to what
  * it has set for it.
  */
@@ -168,6 +193,26 @@ ngx_int_t ngx_http_kong_shift_init_pool(ngx_http_request_t *r,
     ngx_http_upstream_srv_conf_t *us, ngx_http_kong_shift_pool_data_t *data);
 void ngx_http_kong_shift_notify_peer(ngx_peer_connection_t *pc, void *data,
     ngx_uint_t type);
+
+
+/* suspect: 404s that may be those of a data plane without configuration */
+
+/* Of a request whose pools are checked: stands in for that of nginx. */
+ngx_int_t ngx_http_kong_shift_process_header(ngx_http_request_t *r);
+
+/* The rest of it, for what is not the usual answer; returns "rc". */
+ngx_int_t ngx_http_kong_shift_look_again(ngx_http_request_t *r, ngx_int_t rc);
+
+ngx_http_kong_shift_peer_data_t *ngx_http_kong_shift_get_peer_data(
+    ngx_http_request_t *r);
+
+/* Comes when an attempt has failed, or is not taken for an answer. */
+void ngx_http_kong_shift_doubt(ngx_http_kong_shift_peer_data_t *kp,
+    ngx_uint_t state);
+
+/* Has a try kept for _go_back() when it would be needed. */
+void ngx_http_kong_shift_keep_try(ngx_peer_connection_t *pc,
+    ngx_http_kong_shift_peer_data_t *kp, ngx_uint_t state);
 
 
 /* peers */
@@ -265,11 +310,16 @@ ngx_http_kong_shift_leave(ngx_http_kong_shift_srv_conf_t *kscf,
     (void) __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED)
 
 #define ngx_http_kong_shift_class(status)                                     \
-    ((status) < 600 ? (uint32_t) (status) / 100 : 0)
+    ((uint32_t) (status) / 100 < 6 ? (uint32_t) (status) / 100 : 0)
 
 /* Counts an attempt that has failed. */
 void ngx_http_kong_shift_count_failure(ngx_http_kong_shift_peer_data_t *kp,
     ngx_uint_t state);
+
+/* Whether the other pool has answered, and not with the same 404. */
+#define ngx_http_kong_shift_is_rescued(choice, status)                        \
+    ((choice)->choice.reason == NGX_KONG_SHIFT_BY_RESCUE                      \
+     && !((status) == NGX_HTTP_NOT_FOUND && (choice)->outcome.suspected))
 
 /* Counts a main request that was logged. */
 void ngx_http_kong_shift_count_request(ngx_http_request_t *r,
@@ -318,6 +368,10 @@ ngx_http_kong_shift_get_header(ngx_http_upstream_headers_in_t *headers,
 
 ngx_kong_shift_origin_e ngx_http_kong_shift_get_origin(
     ngx_http_kong_shift_choice_t *choice);
+
+/* The same of an answer by its header. */
+ngx_kong_shift_origin_e ngx_http_kong_shift_tell_origin(
+    ngx_http_upstream_headers_in_t *headers);
 
 
 static ngx_inline void

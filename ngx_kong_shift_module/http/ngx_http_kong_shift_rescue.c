@@ -7,6 +7,9 @@
 #include "ngx_http_kong_shift_request.h"
 
 
+static ngx_int_t ngx_http_kong_shift_move(ngx_peer_connection_t *pc,
+    ngx_http_kong_shift_peer_data_t *kp, ngx_kong_shift_pool_e pool,
+    ngx_uint_t tries);
 static ngx_uint_t ngx_http_kong_shift_tries_left(ngx_peer_connection_t *pc,
     ngx_http_kong_shift_peer_data_t *kp);
 
@@ -16,9 +19,7 @@ ngx_http_kong_shift_rescue(ngx_peer_connection_t *pc,
     ngx_http_kong_shift_peer_data_t *kp)
 {
     uint64_t                         word;
-    ngx_int_t                        rc;
     ngx_uint_t                       tries;
-    ngx_peer_connection_t            saved;
     ngx_kong_shift_pool_e            other;
     ngx_kong_shift_record_t         *rec;
     ngx_http_kong_shift_choice_t    *choice;
@@ -52,17 +53,82 @@ ngx_http_kong_shift_rescue(ngx_peer_connection_t *pc,
                   &kscf->pool[kp->pool]->host);
 
     choice->outcome.failed |= 1 << kp->pool;
+
+    if (kp->suspect && kp->suspect->retried) {
+        choice->outcome.suspected |= 1 << kp->pool;
+    }
+
     choice->choice.pool = other;
     choice->choice.reason = NGX_KONG_SHIFT_BY_RESCUE;
 
+    return ngx_http_kong_shift_move(pc, kp, other, tries);
+}
+
+
+ngx_int_t
+ngx_http_kong_shift_go_back(ngx_peer_connection_t *pc,
+    ngx_http_kong_shift_peer_data_t *kp)
+{
+    uint64_t                         word;
+    ngx_kong_shift_pool_e            pool;
+    ngx_http_kong_shift_choice_t    *choice;
+    ngx_http_kong_shift_suspect_t   *suspect;
+    ngx_http_kong_shift_srv_conf_t  *kscf;
+
+    suspect = kp->suspect;
+
+    if (!suspect->retried || suspect->back) {
+        return NGX_BUSY;
+    }
+
+    choice = kp->choice;
+    kscf = choice->kscf;
+    pool = suspect->choice.pool;
+
+    suspect->back = 1;
+    kp->rescue = 0;
+    kp->reserve = 0;
+
+    word = ngx_http_kong_shift_begin(kscf);
+
+    if (!ngx_kong_shift_is_open(word, kscf->shift->gated, pool)) {
+        ngx_http_kong_shift_end(kscf);
+        return NGX_BUSY;
+    }
+
+    ngx_log_error(NGX_LOG_INFO, pc->log, 0,
+                  "kong_shift \"%V\": nobody else is left, the 404 of \"%V\" "
+                  "is taken for true", &kscf->shift->name,
+                  &kscf->pool[pool]->host);
+
+    choice->outcome.failed &= ~(1 << pool);
+    choice->choice = suspect->choice;
+
+    return ngx_http_kong_shift_move(pc, kp, pool, 1);
+}
+
+
+/* between begin() and end() */
+
+static ngx_int_t
+ngx_http_kong_shift_move(ngx_peer_connection_t *pc,
+    ngx_http_kong_shift_peer_data_t *kp, ngx_kong_shift_pool_e pool,
+    ngx_uint_t tries)
+{
+    ngx_int_t                        rc;
+    ngx_peer_connection_t            saved;
+    ngx_http_kong_shift_srv_conf_t  *kscf;
+
+    kscf = kp->choice->kscf;
+
     ngx_http_kong_shift_leave(kscf, kp);
-    ngx_http_kong_shift_enter(kscf, kp, other);
+    ngx_http_kong_shift_enter(kscf, kp, pool);
 
     /* others may have put themselves in front of what was set here */
 
     saved = *pc;
 
-    rc = ngx_http_kong_shift_init_pool(kp->request, kscf->pool[other],
+    rc = ngx_http_kong_shift_init_pool(kp->request, kscf->pool[pool],
                                        &kp->data);
 
     pc->tries = ngx_min(pc->tries, tries);

@@ -121,6 +121,13 @@ ngx_http_kong_shift_init_peer(ngx_http_request_t *r,
         u->peer.notify = ngx_http_kong_shift_notify_peer;
     }
 
+    kp->suspect = NULL;
+
+    if (kscf->checked) {
+        kp->process_header = u->process_header;
+        u->process_header = ngx_http_kong_shift_process_header;
+    }
+
 #if (NGX_HTTP_SSL)
 
     if (u->ssl) {
@@ -256,8 +263,8 @@ ngx_http_kong_shift_cleanup(void *data)
     ngx_http_kong_shift_ctx_t  *ctx = data;
 
     ngx_uint_t                        class;
-    ngx_kong_shift_pool_t            *pool;
     ngx_http_kong_shift_choice_t     *choice;
+    ngx_http_kong_shift_srv_conf_t   *kscf;
     ngx_http_kong_shift_peer_data_t  *kp;
 
     kp = ctx->peers;
@@ -274,11 +281,12 @@ ngx_http_kong_shift_cleanup(void *data)
 
         /* the usual: the pool that was chosen has answered well */
 
-        pool = choice->kscf->record->pool;
+        kscf = choice->kscf;
+        class = 2 + (choice->outcome.status >= NGX_HTTP_SPECIAL_RESPONSE);
 
-        ngx_http_kong_shift_inc(&pool[choice->outcome.first].chosen);
-        class = ngx_http_kong_shift_class(choice->outcome.status);
-        ngx_http_kong_shift_inc(&pool[choice->outcome.server].responses[class]);
+        ngx_http_kong_shift_inc(&kscf->shared[choice->outcome.first]->chosen);
+        ngx_http_kong_shift_inc(
+                   &kscf->shared[choice->outcome.server]->responses[class]);
     }
 
     for ( /* void */ ; kp; kp = kp->next) {
@@ -368,7 +376,6 @@ ngx_http_kong_shift_get_peer(ngx_peer_connection_t *pc, void *data)
     ngx_int_t                        rc;
     ngx_http_kong_shift_srv_conf_t  *kscf;
 
-    kscf = kp->choice->kscf;
     rc = NGX_BUSY;
 
     if (pc->tries > kp->reserve || kp->reserve == 0) {
@@ -383,9 +390,14 @@ ngx_http_kong_shift_get_peer(ngx_peer_connection_t *pc, void *data)
         if (kp->rescue) {
             rc = ngx_http_kong_shift_rescue(pc, kp);
         }
+
+        if (rc == NGX_BUSY && kp->suspect) {
+            rc = ngx_http_kong_shift_go_back(pc, kp);
+        }
     }
 
     if (rc == NGX_OK || rc == NGX_DONE) {
+        kscf = kp->choice->kscf;
         kp->place = ngx_http_kong_shift_get_place(kscf, kp->pool, pc->name);
 
         if (kp->place != NGX_HTTP_KONG_SHIFT_NO_PLACE) {
@@ -394,6 +406,32 @@ ngx_http_kong_shift_get_peer(ngx_peer_connection_t *pc, void *data)
     }
 
     return rc;
+}
+
+
+ngx_int_t
+ngx_http_kong_shift_process_header(ngx_http_request_t *r)
+{
+    ngx_int_t                         rc;
+    ngx_http_upstream_t              *u;
+    ngx_http_kong_shift_peer_data_t  *kp;
+
+    u = r->upstream;
+    kp = u->peer.data;
+
+    if (u->peer.get != ngx_http_kong_shift_get_peer) {
+        kp = ngx_http_kong_shift_get_peer_data(r);
+    }
+
+    rc = kp->process_header(r);
+
+    if (rc == NGX_OK
+        && r->upstream->headers_in.status_n != NGX_HTTP_NOT_FOUND)
+    {
+        return NGX_OK;
+    }
+
+    return ngx_http_kong_shift_look_again(r, rc);
 }
 
 
@@ -420,6 +458,9 @@ ngx_http_kong_shift_free_peer(ngx_peer_connection_t *pc, void *data,
 
     if (!(state & (NGX_PEER_FAILED|NGX_PEER_NEXT))) {
         ngx_http_kong_shift_leave(kp->choice->kscf, kp);
+
+    } else if (kp->suspect) {
+        ngx_http_kong_shift_keep_try(pc, kp, state);
     }
 }
 
@@ -441,8 +482,8 @@ ngx_http_kong_shift_count_attempt(ngx_http_kong_shift_peer_data_t *kp,
     choice = kp->choice;
     kscf = choice->kscf;
     id = kp->pool;
-    pool = &kscf->record->pool[id];
-    via = &kscf->via[id];
+    pool = kscf->shared[id];
+    via = kscf->via[id];
     us = kp->upstream->state;
     peer = NULL;
 
@@ -482,8 +523,9 @@ ngx_http_kong_shift_count_version(ngx_http_kong_shift_peer_data_t *kp,
     ngx_http_kong_shift_srv_conf_t *kscf, ngx_http_kong_shift_via_t *via,
     ngx_kong_shift_pool_t *pool, ngx_kong_shift_peer_t *peer)
 {
-    ngx_uint_t        i;
-    ngx_table_elt_t  *h;
+    ngx_uint_t                 i;
+    ngx_table_elt_t           *h;
+    ngx_kong_shift_version_t  *version;
 
     /* nearly every answer tells the same in the same place */
 
@@ -492,13 +534,13 @@ ngx_http_kong_shift_count_version(ngx_http_kong_shift_peer_data_t *kp,
     if (peer && h && h->key.len == 3
         && h->value.len == via->len
         && ngx_http_kong_shift_same_via(h->value.data, via)
-        && ngx_memcmp(pool->version[via->place].text, peer->version,
+        && ngx_memcmp(via->version->text, peer->version,
                       NGX_KONG_SHIFT_VERSION_SIZE)
            == 0
-        && ngx_kong_shift_word_generation(kscf->record->word)
-           == via->generation)
+        && kscf->record->word == via->word)
     {
         i = via->place;
+        version = via->version;
 
     } else {
         i = ngx_http_kong_shift_find_version(kp, pool, peer);
@@ -506,9 +548,11 @@ ngx_http_kong_shift_count_version(ngx_http_kong_shift_peer_data_t *kp,
         if (i == NGX_KONG_SHIFT_VERSIONS) {
             return;
         }
+
+        version = &pool->version[i];
     }
 
-    ngx_http_kong_shift_inc(&pool->version[i].responses);
+    ngx_http_kong_shift_inc(&version->responses);
 
     if (via->wrong && (via->wrong & (1 << i))) {
         ngx_http_kong_shift_inc(&pool->wrong_version);

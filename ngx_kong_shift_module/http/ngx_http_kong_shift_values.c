@@ -129,6 +129,8 @@ ngx_http_kong_shift_metric_t  ngx_http_kong_shift_metric_list[] = {
                  "Responses 5xx, by who made them."),
     pool_counter("connect_errors", connect_errors, NULL, NULL, 0,
                  "Attempts that got no connection."),
+    pool_counter("suspected", suspected, NULL, NULL, 0,
+                 "Responses 404 that were tried elsewhere."),
     pool_counter("wrong_version", wrong_version, NULL, NULL, 0,
                  "Responses of a version that the gate did not announce."),
     pool_counter("version_responses", version[0].responses, "version", NULL,

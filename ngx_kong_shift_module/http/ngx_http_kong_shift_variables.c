@@ -167,8 +167,9 @@ ngx_http_kong_shift_variable_text(ngx_http_kong_shift_choice_t *choice,
 
     case NGX_HTTP_KONG_SHIFT_VAR_RESCUED:
         return &ngx_http_kong_shift_flag_values[
-                   choice->choice.reason == NGX_KONG_SHIFT_BY_RESCUE
-                   && ngx_http_kong_shift_is_answered(choice)];
+                   ngx_http_kong_shift_is_answered(choice)
+                   && ngx_http_kong_shift_is_rescued(choice,
+                                         choice->upstream->state->status)];
 
     case NGX_HTTP_KONG_SHIFT_VAR_ORIGIN:
         return &ngx_http_kong_shift_origin_values[

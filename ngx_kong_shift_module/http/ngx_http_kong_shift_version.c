@@ -17,7 +17,7 @@ typedef struct {
 
 static ngx_uint_t ngx_http_kong_shift_see_version(
     ngx_http_kong_shift_peer_data_t *kp, const char *version, size_t len,
-    uint64_t generation);
+    uint64_t word);
 static ngx_uint_t ngx_http_kong_shift_add_version(
     ngx_kong_shift_pool_t *pool, const char *version, size_t len);
 static ngx_uint_t ngx_http_kong_shift_has_version(
@@ -38,7 +38,7 @@ ngx_uint_t
 ngx_http_kong_shift_find_version(ngx_http_kong_shift_peer_data_t *kp,
     ngx_kong_shift_pool_t *pool, ngx_kong_shift_peer_t *peer)
 {
-    uint64_t                         generation;
+    uint64_t                         word;
     ngx_uint_t                       i;
     ngx_http_kong_shift_via_t       *via;
     ngx_http_kong_shift_found_t      found;
@@ -50,8 +50,8 @@ ngx_http_kong_shift_find_version(ngx_http_kong_shift_peer_data_t *kp,
     }
 
     kscf = kp->choice->kscf;
-    via = &kscf->via[kp->pool];
-    generation = ngx_kong_shift_word_generation(kscf->record->word);
+    via = kscf->via[kp->pool];
+    word = kscf->record->word;
 
     for (i = 0; i < NGX_KONG_SHIFT_VERSIONS; i++) {
         if (ngx_kong_shift_same_version(found.version, found.len,
@@ -62,18 +62,18 @@ ngx_http_kong_shift_find_version(ngx_http_kong_shift_peer_data_t *kp,
     }
 
     if (i == NGX_KONG_SHIFT_VERSIONS
-        || via->generation != generation
+        || via->word != word
         || (peer && ngx_memcmp(peer->version, pool->version[i].text,
                                NGX_KONG_SHIFT_VERSION_SIZE)
                     != 0))
     {
-        i = ngx_http_kong_shift_see_version(kp, found.version, found.len,
-                                            generation);
+        i = ngx_http_kong_shift_see_version(kp, found.version, found.len, word);
     }
 
     if (found.header && found.header->value.len <= sizeof(via->text)) {
         via->index = found.index;
         via->place = i;
+        via->version = &pool->version[i];
         via->len = found.header->value.len;
         ngx_memcpy(via->text, found.header->value.data, via->len);
     }
@@ -89,7 +89,7 @@ ngx_http_kong_shift_find_version(ngx_http_kong_shift_peer_data_t *kp,
 
 static ngx_uint_t
 ngx_http_kong_shift_see_version(ngx_http_kong_shift_peer_data_t *kp,
-    const char *version, size_t len, uint64_t generation)
+    const char *version, size_t len, uint64_t word)
 {
     u_char                           text[NGX_KONG_SHIFT_COMMENT_SIZE];
     ngx_uint_t                       i, wrong;
@@ -113,7 +113,7 @@ ngx_http_kong_shift_see_version(ngx_http_kong_shift_peer_data_t *kp,
     i = ngx_http_kong_shift_add_version(pool, version, len);
     v = &pool->version[i];
 
-    kscf->via[kp->pool].generation = generation;
+    kscf->via[kp->pool]->word = word;
 
     ngx_http_kong_shift_judge_versions(kp,
                                        kp->pool == NGX_KONG_SHIFT_OLD
@@ -126,7 +126,7 @@ ngx_http_kong_shift_see_version(ngx_http_kong_shift_peer_data_t *kp,
 
         ngx_memcpy(peer->version, v->text, NGX_KONG_SHIFT_VERSION_SIZE);
 
-        peer->wrong = (kscf->via[kp->pool].wrong >> i) & 1;
+        peer->wrong = (kscf->via[kp->pool]->wrong >> i) & 1;
         wrong = peer->wrong && !(v->noted & ((uint64_t) 1 << kp->place));
     }
 
@@ -227,7 +227,7 @@ ngx_http_kong_shift_judge_versions(ngx_http_kong_shift_peer_data_t *kp,
         }
     }
 
-    kscf->via[kp->pool].wrong = wrong;
+    kscf->via[kp->pool]->wrong = wrong;
 }
 
 
@@ -303,17 +303,21 @@ ngx_http_kong_shift_find_via(ngx_http_upstream_headers_in_t *headers,
 ngx_kong_shift_origin_e
 ngx_http_kong_shift_get_origin(ngx_http_kong_shift_choice_t *choice)
 {
-    ngx_http_kong_shift_found_t      via;
-    ngx_http_upstream_headers_in_t  *headers;
-
-    static const char  response[] = "x-kong-response-latency";
-    static const char  upstream[] = "x-kong-upstream-latency";
-
     if (!ngx_http_kong_shift_is_answered(choice)) {
         return NGX_KONG_SHIFT_TRANSPORT;
     }
 
-    headers = &choice->upstream->headers_in;
+    return ngx_http_kong_shift_tell_origin(&choice->upstream->headers_in);
+}
+
+
+ngx_kong_shift_origin_e
+ngx_http_kong_shift_tell_origin(ngx_http_upstream_headers_in_t *headers)
+{
+    ngx_http_kong_shift_found_t  via;
+
+    static const char  response[] = "x-kong-response-latency";
+    static const char  upstream[] = "x-kong-upstream-latency";
 
     if (ngx_http_kong_shift_has_header(headers, upstream,
                                        sizeof(upstream) - 1))

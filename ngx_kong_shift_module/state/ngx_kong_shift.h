@@ -72,19 +72,21 @@ typedef enum {
 typedef struct {
     char                       addr[NGX_KONG_SHIFT_ADDR_SIZE];  /* "": free */
 
+    ngx_kong_shift_health_t    health;
+    int64_t                    checked;    /* seconds since the epoch */
+    char                       reason[NGX_KONG_SHIFT_REASON_SIZE];
+    uint32_t                   started;    /* the last check: low bits of ms */
+    uint32_t                   honest;     /* its 404s are true: since then */
+    char                       hash[NGX_KONG_SHIFT_HASH_SIZE];
+
+    char                       version[NGX_KONG_SHIFT_VERSION_SIZE];
+
     uint8_t                    configured;
     uint8_t                    down;       /* by the configuration */
     uint8_t                    backup;
     uint8_t                    drained;
     uint8_t                    wrong;      /* its version, and noted */
-
-    ngx_kong_shift_health_t    health;
-    int64_t                    checked;    /* seconds since the epoch */
-    char                       reason[NGX_KONG_SHIFT_REASON_SIZE];
-    uint32_t                   started;    /* the last check: low bits of ms */
-    char                       hash[NGX_KONG_SHIFT_HASH_SIZE];
-
-    char                       version[NGX_KONG_SHIFT_VERSION_SIZE];
+    uint8_t                    suspected;  /* it sent a 404: to be checked */
 
     /* attempts */
     uint64_t                   requests;   /* sum of "responses" */
@@ -115,6 +117,7 @@ typedef struct {
 
     /* attempts */
     uint64_t                   connect_errors;
+    uint64_t                   suspected;  /* 404s that were tried elsewhere */
     uint64_t                   wrong_version;
 
     uint64_t                   drain_next; /* when to close the next one */

@@ -16,7 +16,7 @@ setup_file() {
     make_cluster_cert
     pg_start "$RUN" 3>&-
     pg_role kong "$PASSWORD"
-    pick_ports api shift backend closed x.{proxy,status} y.{proxy,status}
+    pick_ports api seldom shift backend closed x.{proxy,status} y.{proxy,status}
     balancer
     for which in x y; do
         pg_psql -c "CREATE DATABASE kong_$which OWNER kong"
@@ -51,7 +51,10 @@ setup() {
     until [ -s "$LOAD" ]; do sleep 0.1; done
 }
 
-teardown() { [[ ! ${LOADER-} ]] || kill "$LOADER" 2>/dev/null || true; }
+teardown() {
+    [[ ! ${LOADER-} ]] || kill "$LOADER" 2>/dev/null || true
+    [[ ! ${SECOND-} ]] || kill "$SECOND" 2>/dev/null || true
+}
 
 teardown_file() {
     . "$BATS_TEST_DIRNAME/world.bash"
@@ -112,6 +115,21 @@ http {
         add_header X-Kong-Shift-Pool \$kong_shift_pool always;
         location / { proxy_pass http://kong; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host \$host; }
     }
+
+    # The same planes, asked so seldom that others must notice, and tried again at once.
+    upstream seldom_old { zone seldom_old 64k; server 127.0.0.11:${PORT[x.proxy]}; server 127.0.0.12:${PORT[x.proxy]}; keepalive 16; }
+    upstream seldom_new { zone seldom_new 64k; server 127.0.0.11:${PORT[y.proxy]} max_fails=0; server 127.0.0.12:${PORT[y.proxy]} max_fails=0; keepalive 16; }
+    upstream seldom {
+        kong_shift old=seldom_old new=seldom_new weight=50;
+        kong_shift_check pool=old port=${PORT[x.status]} interval=15s timeout=1s passes=1 $(check_of "$X_VERSION");
+        kong_shift_check pool=new port=${PORT[y.status]} interval=15s timeout=1s passes=1 $(check_of "$Y_VERSION");
+    }
+    server {
+        listen 127.0.0.1:${PORT[seldom]};
+        keepalive_requests 100000;
+        add_header X-Kong-Shift-Pool \$kong_shift_pool always;
+        location / { proxy_pass http://seldom; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host \$host; }
+    }
     server {
         listen 127.0.0.1:${PORT[shift]};
         location /shift/ { kong_shift_api write=on; }
@@ -150,6 +168,9 @@ nothing_seen_by_clients() {
     [ "$(jq .failures "$BATS_TEST_TMPDIR/summary.json")" = 0 ]
     [ "$(jq .pools.new "$BATS_TEST_TMPDIR/summary.json")" != null ]
 }
+
+# Of the shift that asks seldom.
+seldom() { curl -s "${SHIFT%/kong}/seldom/pools/new" | jq -r "$1"; }
 
 requests_of() { get pools/new ".peers[] | select(.addr | startswith(\"127.0.0.1$1:\")) | .requests"; }
 
@@ -208,6 +229,42 @@ processes() {
     done
     nothing_seen_by_clients
     [ "$(requests_of 2)" = "$before" ]
+    kong_run y stop -p "$RUN/dp_y2"
+    rm -rf "$RUN/dp_y2"
+    node_start y dp_y2 3>&-
+    until_new 2
+}
+
+@test "a ready one is killed -9 and started empty at the same address at once" {
+    local pids doubted second=$BATS_TEST_TMPDIR/second.json
+    SECONDS=0
+    until [[ $(seldom .ready) = 2 ]]; do
+        (( SECONDS < 60 )) || return 1
+        sleep 0.2
+    done
+    "$ROOT/t/lib/load" "127.0.0.1:${PORT[seldom]}" --path /orders/1 --connections 16 --rate 100 >"$second" 3>&- &
+    SECOND=$!
+    sleep 1
+    doubted=$(seldom .counters.suspected)
+    sed "s/^cluster_control_plane = .*/cluster_control_plane = 127.0.0.1:${PORT[closed]}/" "$RUN/dp_y2.conf" >"$RUN/empty.conf"
+    mapfile -t pids < <(processes dp_y2)
+    kill -9 "${pids[@]}"
+    rm -rf "$RUN/dp_y2"
+    mkdir -p "$RUN/dp_y2"
+    kong_run y start -c "$RUN/empty.conf" 3>&-
+    SECONDS=0
+    until [[ $(seldom .ready) = 1 && $(get pools/new .ready) = 1 ]]; do
+        (( SECONDS < 60 )) || return 1
+        sleep 0.2
+    done
+    echo "of the seldom asked: $(seldom .counters.suspected) - $doubted doubted, not ready $SECONDS s after the start"
+    nothing_seen_by_clients
+    kill "$SECOND"
+    wait "$SECOND" || true
+    SECOND=
+    cat "$second"
+    [ "$(jq .failures "$second")" = 0 ]
+    [ "$(jq '.statuses["404"]' "$BATS_TEST_TMPDIR/summary.json" "$second" | sort -u)" = null ]
     kong_run y stop -p "$RUN/dp_y2"
     rm -rf "$RUN/dp_y2"
     node_start y dp_y2 3>&-

@@ -54,15 +54,18 @@ sub servers {
         grep { $self->{plane}{$_}{pool} eq $pool } $self->names;
 }
 
-sub start {
-    my ($self, @names) = @_;
+sub start { my ($self, @names) = @_; return $self->start_as('ok', @names) }
+
+# in that mode from the first request on
+sub start_as {
+    my ($self, $mode, @names) = @_;
 
     for my $name (@names) {
         my $p = $self->{plane}{$name};
         my $version = $p->{pool} eq 'old' ? '3.8.1' : '3.9.3';
         my @args = (map({ ("--$_", $self->at($name, $_)) } qw(listen status
             control)), '--name', $name, '--pool', $p->{pool}, '--version',
-            $version);
+            $version, '--mode', $mode);
 
         push @args, '--cert', $self->{cert}, '--key', $self->{key},
             map { ("--$_", $self->at($name, $_)) } qw(listen-tls status-tls)
