@@ -93,7 +93,7 @@ WITH found AS (
             WHERE attrelid = found.oid AND attnum > 0 AND NOT attisdropped) AS names
     FROM found, expiring
 ), tables AS (
-    SELECT labels.*, row_number() OVER (ORDER BY pg_relation_size(oid) DESC, label) % 2 AS half, format(hash, columns) AS row_hash,
+    SELECT labels.*, row_number() OVER (ORDER BY pg_relation_size(oid) DESC, label) / 2 % 2 AS half, format(hash, columns) AS row_hash,
         format(hash, CASE key WHEN 'kong_shift_row' THEN columns ELSE key END) AS key_hash,
         format(hash, 'kong_shift_row.tableoid, kong_shift_row.ctid, kong_shift_row.xmin') AS stamp_hash
     FROM labels, hashes
@@ -117,7 +117,7 @@ SELECT format($f$
     $f$, label, names, digests, CASE WHEN digests IS NOT NULL THEN 'kong_shift_row,' END, row_hash, key_hash, stamp_hash, lasting, name)
 FROM tables LEFT JOIN LATERAL (
     SELECT format(', ''columns'', json_object(ARRAY[%s]::text[], ARRAY[%s]::text[])', string_agg(quote_literal(attname), ','),
-        string_agg(format(CASE :'hash' WHEN 'record' THEN 'coalesce(sum(hashint8extended(hash_record_extended(ROW(%s), key1), 0)) FILTER (WHERE lasting), 0)'
+        string_agg(format(CASE :'hash' WHEN 'record' THEN 'coalesce(sum(hash_record_extended(ROW(%s), key1)) FILTER (WHERE lasting), 0)'
             ELSE 'coalesce(sum(hashtextextended(%s::text COLLATE "C", key1)) FILTER (WHERE lasting), 0)' END, item), ',')) AS digests
     FROM (SELECT attname, CASE WHEN format_type(atttypid, NULL) IN ('uuid', 'text', 'bigint', 'integer', 'boolean', 'timestamp with time zone')
             THEN format('(kong_shift_row).%I', attname) ELSE format('(kong_shift_row).%I::text COLLATE "C"', attname) END AS item

@@ -147,7 +147,8 @@ a database for that; set y.db.admin"
     restore_run
     digest y "$SCRATCH/y.json"
     restore_compare
-    test_restore_drop
+    target_drop
+    rm -f -- "$1"
     backup_proved "restored into ${SETTING[y.db.name]}"
     say "      the dump was restored once, and is what X held"
 }
