@@ -230,6 +230,8 @@ lb_hold() {
 # lb_differences: in what the balancers whose shifts come on standard input
 # disagree, with names and values, into REPLY; empty is good.
 lb_differences() {
+    REPLY=
+    (( ${#LBS[@]} > 1 )) || return 0
     REPLY=$(jq -rs '
         def text: if type == "string" then . else tojson end;
         map(select(.weight)) as $all

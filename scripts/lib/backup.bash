@@ -94,6 +94,7 @@ backup_save() {
     local file=${SETTING[work_dir]}/backup.json
     json_object id "$1" source "$2" sha256 "$3" proved "$4"
     save "$file" <<<"$REPLY"
+    BACKUP_READ=$REPLY BACKUP=$1 BACKUP_SOURCE=$2 BACKUP_SHA256=$3 BACKUP_PROVED=$4
     backup_load || failed "$file does not say what was just written to it"
 }
 

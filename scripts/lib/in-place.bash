@@ -5,6 +5,7 @@
 #                            the dump it names is all there is of X
 
 IN_PLACE=
+IN_PLACE_READ=
 X_STOPPED=
 declare -A X_KNOWN=()
 
@@ -94,11 +95,14 @@ in_place_begun() {
 
 # in_place_dump: the dump that X is in; it must be there, and whole.
 in_place_dump() {
-    local dump
+    local file=${SETTING[work_dir]}/in-place.json dump=$BACKUP
     backup_need
-    dump=$(jq -r .dump "${SETTING[work_dir]}/in-place.json" 2>/dev/null) || dump=
-    [[ $dump = "$BACKUP" ]] || failed "${SETTING[work_dir]}/in-place.json names dump ${dump:-none}, backup.json names $BACKUP: \
+    if [[ $(<"$file") != "$IN_PLACE_READ" ]]; then
+        dump=$(jq -r .dump "$file" 2>/dev/null) || dump=
+    fi
+    [[ $dump = "$BACKUP" ]] || failed "$file names dump ${dump:-none}, backup.json names $BACKUP: \
 nothing is done without the dump of X; put the right backup.json back"
+    IN_PLACE_READ=$(<"$file")
     [[ $(backup_sha256 "$DUMP") = "$BACKUP_SHA256" ]] || failed \
         "the dump $DUMP is not what was written (other checksum): nothing is done without it"
 }
@@ -107,6 +111,7 @@ nothing is done without the dump of X; put the right backup.json back"
 in_place_remember() {
     local file=${SETTING[work_dir]}/x-node.json
     X_KNOWN=()
+    rm -f -- "$SCRATCH/saved.x"
     printf '%s' "$HTTP_BODY" >"$SCRATCH/x.root"
     planes_read x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
     printf '%s' "$REPLY" >"$SCRATCH/x.planes"
@@ -136,8 +141,8 @@ node_says() {
     ! node_up "$1" || return 0
     [[ $1 = x && $STRATEGY = in-place && -s ${SETTING[work_dir]}/x-node.json ]] || return 1
     X_STOPPED=1
-    [[ $NODE_CACHE && -s $SCRATCH/node.x.saved ]] || x_saved .root >"$SCRATCH/node.x.saved"
-    HTTP_BODY=$(<"$SCRATCH/node.x.saved")
+    [[ -s $SCRATCH/saved.x ]] || x_saved .root >"$SCRATCH/saved.x"
+    HTTP_BODY=$(<"$SCRATCH/saved.x")
     kong_node x
 }
 
@@ -250,7 +255,8 @@ in_place_up() {
     [[ $(backup_sha256 "$DUMP") = "$BACKUP_SHA256" ]] || failed "the dump $DUMP is not what was written (other checksum)"
 
     baseline_y_forget
-    jq -n --arg dump "$BACKUP" --arg run "$RUN" '{$dump, $run}' | save "${SETTING[work_dir]}/in-place.json"
+    json_object dump "$BACKUP" run "$RUN"
+    save "${SETTING[work_dir]}/in-place.json" <<<"$REPLY"
     # CP X is down; what Y does to the database it must be able to.
     revoke_lift
     if [[ $state = new ]]; then

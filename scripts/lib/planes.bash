@@ -60,30 +60,29 @@ planes_read() {
     : >"$rows"
     while :; do
         admin_call "$which" GET "/clustering/data-planes?size=1000${offset:+&offset=$offset}" || return 1
-        # An empty list may be {}, as Lua knows no difference.
-        if [[ $HTTP_STATUS != 200 ]] || ! page=$(jq -cer 'select(.data | type | IN("array", "object"))
-            | (.offset // "" | tostring | @uri | "\"\(.)"), .data[]' 2>/dev/null <<<"$HTTP_BODY")
-        then
+        if [[ $HTTP_STATUS != 200 ]] || ! page=$(planes_judge "$which" "$version" "$rows" 2>/dev/null <<<"$HTTP_BODY"); then
             unknown "$which.admin ${SETTING[$which.admin]}: GET /clustering/data-planes was answered $(http_says "$which.admin")"
         fi
-        # The first line is what the next page begins with, behind a quotation mark.
-        offset=${page%%$'\n'*} pages=$(( pages + 1 ))
-        printf '%s' "${page#"$offset"}" >>"$rows"
-        offset=${offset#\"}
+        { IFS= read -r offset; IFS= read -r REPLY; } <<<"$page"
+        pages=$(( pages + 1 ))
         [[ $offset && $pages -lt 100 ]] || break
+        jq -c '.data[]' <<<"$HTTP_BODY" >>"$rows"
     done
-    REPLY=$(planes_judge "$which" "$version" <"$rows")
 }
 
-# planes_judge WHICH VERSION: rows of a CP of that version in, verdicts out.
+# planes_judge WHICH VERSION ROWS: a page of the list of a CP of that version in, behind the
+# ROWS of those before; out comes with what the next one begins, and the verdicts.
 planes_judge() {
-    jq -cs --arg cp "$1" --arg version "$2" --argjson now "$(now %s)" --argjson fresh "$PLANE_FRESH" '
+    jq -cer --slurpfile before "$3" --arg cp "$1" --arg version "$2" --argjson now "$(now %s)" --argjson fresh "$PLANE_FRESH" '
         def minor: [scan("[0-9]+") | tonumber][:2];
         def goes_with($cp): minor as $dp | ($cp | minor) as $cp
             | ($dp | length) == 2 and $dp[0] == $cp[0] and $dp[1] <= $cp[1];
         def text: if . == null then "" else tostring end;
 
-        map({cp: $cp, id: .id | text, hostname: .hostname | text, ip: .ip | text, version: .version | text,
+        # An empty list may be {}, as Lua knows no difference.
+        select(.data | type | IN("array", "object"))
+        | (.offset // "" | tostring | @uri), ([$before[], .data[]]
+        | map({cp: $cp, id: .id | text, hostname: .hostname | text, ip: .ip | text, version: .version | text,
             sync_status: .sync_status | text, config_hash: .config_hash | text, last_seen: .last_seen,
             age: (if .last_seen | type == "number" then $now - .last_seen else null end)})
         | map(. + if .age == null then {verdict: "unknown", note: "no last_seen"}
@@ -102,7 +101,7 @@ planes_judge() {
         | (if ($hashes | length) > 1 and $hashes[0].count == $hashes[1].count then null else $hashes[0].hash end) as $hash
         | map(if .verdict != "fresh" or .config_hash == $hash then .
             elif $hash == null then . + {verdict: "unknown", note: "the DPs have different configs, and none has the majority"}
-            else . + {verdict: "frozen", note: "on another config than most"} end)'
+            else . + {verdict: "frozen", note: "on another config than most"} end))'
 }
 
 # A DP that moved stays in the list of the CP it left.
@@ -127,7 +126,7 @@ guard_data_planes() {
     [[ -z $weak ]] || warn "CP X: $weak; look at \"kong-shift dp list\""
     [[ -z $bad ]] || refuse \
         "CP X: $bad; bring them in order, or if these DPs are of no account, insist: --force data-planes"
-    found "$(grep -c . -- "$SCRATCH/planes") DPs of CP X"
+    found "$(grep -o '"cp":"x"' <<<"$REPLY" | wc -l) DPs of CP X"
 }
 
 # planes_text FILTER...: for each a line, the rows of REPLY that it selects, as text.

@@ -1,20 +1,26 @@
 # Plugins: what X uses must exist on Y. A CP Y without one does not start, or
 # sends its DPs nothing.
 
+PLUGINS_USED=
+PLUGINS_MISSING=
+PLUGINS_OWN=
+
 guard_plugins() {
-    local used x=$SCRATCH/x.root
+    local x=$SCRATCH/x.root conf=${SETTING[y.conf]-} list=
     node_says x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
     printf '%s' "$HTTP_BODY" >"$x"
-    used=$(jq -er '.plugins | select(has("available_on_server")) | [.enabled_in_cluster[]] | sort | join(", ")' "$x" 2>/dev/null) || unknown \
-        "x.admin ${SETTING[x.admin]}: GET / does not tell the plugins"
-
+    if [[ -r $conf ]]; then
+        conf_value "$conf" plugins
+        list=${KONG_PLUGINS:-${REPLY:-bundled}}
+    fi
+    plugins_look "$x" "$list"
     if node_up y; then
         printf '%s' "$HTTP_BODY" >"$SCRATCH/y.root"
         plugins_compare "$x" "$SCRATCH/y.root"
     else
-        plugins_in_conf "$x"
+        plugins_in_conf "$x" "$list"
     fi
-    found "in use on X: ${used:-none}"
+    found "in use on X: ${PLUGINS_USED:-none}"
 }
 
 # plugins_compare X Y: two answers to GET /.
@@ -46,40 +52,36 @@ version: $1; in-place there is no CP X for them; give CP Y the version X has, or
     warn "CP Y would send no configuration to DPs that have the plugin of X: $1; they must stay on CP X"
 }
 
-# plugins_in_conf X: as long as CP Y is not up, its conf tells.
+# plugins_in_conf X LIST: as long as CP Y is not up, its conf tells.
 plugins_in_conf() {
-    local conf=${SETTING[y.conf]-} list missing
-    if [[ -z $conf || ! -r $conf ]]; then
+    if [[ ! $2 ]]; then
         warn "which plugins CP Y has is known only when it runs (there is no y.conf to be read here); \"kong-shift cp verify\" looks again"
         return
     fi
-    conf_value "$conf" plugins
-    list=${KONG_PLUGINS:-${REPLY:-bundled}}
-    missing=$(plugins_not_in "$list" "$1")
-    [[ -z $missing ]] || refuse \
-        "CP X uses plugins that $conf does not enable (plugins = $list): $missing; install them for Y and add them"
+    [[ -z $PLUGINS_MISSING ]] || refuse \
+        "CP X uses plugins that ${SETTING[y.conf]} does not enable (plugins = $2): $PLUGINS_MISSING; install them for Y and add them"
     plugins_versions_in_conf "$1"
 }
 
-# plugins_not_in LIST X: what is in use on X, but not in a list as "plugins" of kong.conf has.
-plugins_not_in() {
-    jq -r --arg list "$1" '
-        ($list | split(",") | map(gsub("^\\s+|\\s+$"; ""))) as $enabled
+# plugins_look X LIST: of X, an answer to GET /: the plugins in use into PLUGINS_USED, those
+# not in LIST, as "plugins" of kong.conf has it, into PLUGINS_MISSING, and into
+# PLUGINS_OWN those that are not bundled with Kong, whose version is Kong's.
+plugins_look() {
+    { IFS= read -r PLUGINS_USED; IFS= read -r PLUGINS_MISSING; IFS= read -r PLUGINS_OWN; } < <(jq -r --arg list "$2" '
+        select(.plugins | has("available_on_server"))
+        | ($list | split(",") | map(gsub("^\\s+|\\s+$"; ""))) as $enabled
         | [.configuration.plugins[]?] as $own
-        | [.plugins.enabled_in_cluster[] | select((. as $name | $enabled | index($name)) == null
-            and (($enabled | index("bundled")) == null or (. as $name | $own | index($name)) != null))] | sort | join(", ")' "$2"
-}
-
-# plugins_own X: those in use on X that are not bundled with Kong, whose version is Kong's.
-plugins_own() {
-    jq -r '[.configuration.plugins[]?] as $own | .plugins.enabled_in_cluster[]
-        | select(. as $name | $own | index($name)) | select(test("^[A-Za-z0-9_-]+$"))' "$1"
+        | [.plugins.enabled_in_cluster[]] | sort | join(", "),
+            (map(select((. as $name | $enabled | index($name)) == null
+                and (($enabled | index("bundled")) == null or (. as $name | $own | index($name)) != null))) | join(", ")),
+            (map(select(. as $name | $own | index($name)) | select(test("^[A-Za-z0-9_-]+$"))) | join(" "))' "$1" 2>/dev/null) \
+        || unknown "x.admin ${SETTING[x.admin]}: GET / does not tell the plugins"
 }
 
 # plugins_versions_in_conf X: of what CP Y has installed, as far as it can be read here.
 plugins_versions_in_conf() {
     local name old clash=
-    for name in $(plugins_own "$1"); do
+    for name in $PLUGINS_OWN; do
         old=$(jq -r --arg name "$name" '.plugins.available_on_server[$name].version? // empty' "$1")
         plugin_version_in "${SETTING[y.conf]}" "$name"
         [[ $old && $REPLY ]] || continue

@@ -1,6 +1,8 @@
 # The ports CP Y is to listen on. With "reuseport", which Kong's own settings have,
 # two nodes on one port both start, and the kernel deals connections to either.
 
+readonly PORT_KEYS=(admin_listen cluster_listen status_listen admin_gui_listen cluster_telemetry_listen)
+
 guard_ports() {
     local listeners mine='' one taken='' silent=''
     if ports_begun; then
@@ -48,7 +50,7 @@ ports_of_y() {
     REPLY=
     [[ $conf && -r $conf ]] || return 0
     versions_known
-    for key in admin_listen cluster_listen status_listen admin_gui_listen cluster_telemetry_listen; do
+    for key in "${PORT_KEYS[@]}"; do
         conf_of y "$key"
         [[ $REPLY ]] || port_default "$key"
         list+=", $REPLY"
@@ -69,8 +71,13 @@ port_default() {
 # ports_of_x: the ports of the CP X that runs, or ran before it was stopped.
 ports_of_x() {
     node_says x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
-    field '[.configuration | .admin_listen, .cluster_listen, .status_listen, .admin_gui_listen, .cluster_telemetry_listen
-        | arrays[] | scan(":([0-9]+)") | .[0]] | join(" ")'
+    local key one
+    for key in "${PORT_KEYS[@]}"; do
+        kong_field x "$key"
+        for one in $REPLY; do
+            [[ ! $one =~ :([0-9]+),?$ ]] || printf '%s ' "${BASH_REMATCH[1]}"
+        done
+    done
 }
 
 # port_asked HOST:PORT: free, taken or silent, into REPLY.

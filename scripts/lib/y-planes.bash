@@ -67,14 +67,15 @@ y_planes_status() {
 # A DP without a plugin that is in use, or with another version of it, gets no
 # configuration at all.
 y_planes_plugins() {
-    local missing name cp dp
+    local name cp dp
     node_says x || unknown "x.admin ${SETTING[x.admin]} does not answer: $HTTP_ERROR"
     printf '%s' "$HTTP_BODY" >"$SCRATCH/x.root"
     conf_value "$1" plugins
-    missing=$(plugins_not_in "${REPLY:-bundled}" "$SCRATCH/x.root")
-    [[ -z $missing ]] || y_planes_refuse "$1" \
-        "it does not enable (plugins = ${REPLY:-bundled}) what X uses: $missing; install that on CP Y first, then on its DPs, and add it"
-    for name in $(plugins_own "$SCRATCH/x.root"); do
+    plugins_look "$SCRATCH/x.root" "${REPLY:-bundled}"
+    conf_value "$1" plugins
+    [[ -z $PLUGINS_MISSING ]] || y_planes_refuse "$1" \
+        "it does not enable (plugins = ${REPLY:-bundled}) what X uses: $PLUGINS_MISSING; install that on CP Y first, then on its DPs, and add it"
+    for name in $PLUGINS_OWN; do
         plugin_version_y "$name"; cp=$REPLY
         plugin_version_in "$1" "$name"; dp=$REPLY
         if [[ ! $cp || ! $dp ]]; then

@@ -282,7 +282,7 @@ node_says() { :; }
 node_up() { return 1; }
 in_place_crosses() { return 1; }
 printf '%s' "$HTTP_BODY" >"$2/x"
-if [[ $4 = y ]]; then plugins_in_conf "$2/x"; else y_planes_plugins "$2/dp.conf"; fi
+if [[ $4 = y ]]; then plugins_look "$2/x" bundled,mine; plugins_in_conf "$2/x" bundled,mine; else y_planes_plugins "$2/dp.conf"; fi
 END
     check() { run bash -eu "$BATS_TEST_TMPDIR/check" "$ROOT" "$BATS_TEST_TMPDIR" "$@"; echo "$output"; }
     dp_conf
