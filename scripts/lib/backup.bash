@@ -67,13 +67,15 @@ backup_make() {
 }
 
 # A first look; the baseline is the second. With the freeze on there must be
-# no write between them.
+# no write between them. In-place CP X is stopped, and the second look comes right
+# before "kong migrations up".
 backup_quiet_begin() {
     local until left
     if (( ${#LBS[@]} > 0 )); then
         lb_read_all
         ! lb_all freeze on || freeze_drained
     fi
+    [[ $STRATEGY != in-place ]] || return 0
     until=$(( ${EPOCHREALTIME/[.,]/} + QUIET_WINDOW ))
     stamps x "$SCRATCH/quiet.json"
     left=$(( until - ${EPOCHREALTIME/[.,]/} ))
@@ -82,6 +84,7 @@ backup_quiet_begin() {
 
 # backup_quiet BASE
 backup_quiet() {
+    [[ $STRATEGY != in-place ]] || return 0
     digest_compare stamp "$SCRATCH/quiet.json" "$1.digest.json"
     [[ -n $REPLY ]] || return 0
     rm -rf -- "$1".*
