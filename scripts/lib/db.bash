@@ -28,8 +28,9 @@ psql_find() {
     [[ $(readlink -f -- "$found") = */pg_wrapper ]] || return 0
     for dir in /usr/lib/postgresql/*/bin; do
         version=${dir#/usr/lib/postgresql/} version=${version%%[!0-9]*}
-        [[ $version && -x $dir/psql ]] && (( version > newest )) || continue
-        newest=$version PSQL=$dir/psql
+        if [[ $version && -x $dir/psql && $version -gt $newest ]]; then
+            newest=$version PSQL=$dir/psql
+        fi
     done
 }
 

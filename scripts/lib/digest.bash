@@ -243,7 +243,7 @@ digest_begin_sql() {
 # digest_keep WHICH FILE: from here on FILE is whole. Every database of Kong has that
 # table, and the objects come last.
 digest_keep() {
-    grep -q '"table" : "schema_meta"' -- "$2.lines" && [[ $(tail -n 1 -- "$2.lines") = *'}' ]] \
+    { grep -q '"table" : "schema_meta"' -- "$2.lines" && [[ $(tail -n 1 -- "$2.lines") = *'}' ]]; } \
         || failed "the digest of database $(db_label "$1") is not readable"
     mv -- "$2.lines" "$2"
 }

@@ -123,7 +123,7 @@ in_place_remember() {
 # database), alive (the DPs it had) and count (of those).
 x_known() {
     if (( ${#X_KNOWN[@]} == 0 )); then
-        { IFS= read -r X_KNOWN[user]; IFS= read -r X_KNOWN[alive]; read -r X_KNOWN[count]; } < <(x_saved '(.root.configuration.pg_user // ""),
+        { IFS= read -r 'X_KNOWN[user]'; IFS= read -r 'X_KNOWN[alive]'; read -r 'X_KNOWN[count]'; } < <(x_saved '(.root.configuration.pg_user // ""),
             (.planes | map(select(.verdict != "stale") | .id) | join(" "), length)') || X_KNOWN=()
     fi
     REPLY=${X_KNOWN[$1]-}
