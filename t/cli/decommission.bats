@@ -94,9 +94,10 @@ EOF
     sleep 2
     check 0 'already down' decommission
     [ "$(sql_y "SELECT count(*) FROM consumers WHERE username LIKE 'kong-shift%'")" = 0 ]
-    set_conf canary_timeout 2
+    # Enough for those that hear.
+    set_conf canary_timeout 10
     sql_y "INSERT INTO clustering_data_planes (id, hostname, ip, last_seen, config_hash, ttl, version, sync_status)
         SELECT '$one', 'deaf', ip, now(), config_hash, ttl, version, sync_status FROM clustering_data_planes LIMIT 1"
-    check 1 "did not reach these of its DPs within 2 s (setting canary_timeout): $one" decommission
+    check 1 "did not reach these of its DPs within 10 s (setting canary_timeout): $one" decommission
     [ "$(sql_y "SELECT count(*) FROM consumers WHERE username LIKE 'kong-shift%'")" = 0 ]
 }

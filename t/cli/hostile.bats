@@ -91,7 +91,7 @@ check() {
 }
 
 @test "HUP, INT and TERM end it with their codes, in the journal too; nothing it started is left" {
-    local signal code pid
+    local signal code pid i
     printf '#!/bin/bash\n[[ $1 != version || -e %q/go ]] || { echo $$ >%q/slow; exec sleep 300; }\nexec %q "$@"\n' "$PWD" "$PWD" "${KONG[y]}" >kong
     chmod +x kong
     set_conf y.kong "$PWD/kong"
@@ -109,6 +109,11 @@ check() {
         cat out
         [ "$status" -eq "$code" ]
         [ "$(tail -n 1 out)" = 'kong-shift: interrupted' ]
+        # Its last moment may come after that of the script.
+        for (( i = 0; i < 40; i++ )); do
+            kill -0 "$(<slow)" 2>/dev/null || break
+            sleep 0.05
+        done
         run ! kill -0 "$(<slow)"
         [ "$(jq -r '.reason // empty' "$WORK/journal.jsonl" | tail -n 1)" = 'interrupted by a signal' ]
     done
