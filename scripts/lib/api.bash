@@ -8,27 +8,18 @@ declare -a HTTP_MANY=()
 # http WHOSE METHOD URL [BODY [HEADER]]: with the certificates and header lines
 # of WHOSE, which is lb, x.admin or y.admin. False when there was no HTTP answer.
 http() {
-    local whose=$1 method=$2 url=$3 options=()
+    http_words "$1" "$2" "$3"
     shift 3
-
-    http_credentials "$whose"
-    options=("${WORDS[@]}")
-    if [[ $url =~ ^(https?)://unix:([^:]+):(.*)$ ]]; then
-        options+=(--unix-socket "${BASH_REMATCH[2]}")
-        url=${BASH_REMATCH[1]}://localhost${BASH_REMATCH[3]}
-    fi
     if (( $# > 0 )); then
-        options+=(-H 'Content-Type: application/json' --data-binary "$1")
+        WORDS+=(-H 'Content-Type: application/json' --data-binary "$1")
     fi
     if (( $# > 1 )); then
-        options+=(-H "$2")
+        WORDS+=(-H "$2")
     fi
 
     HTTP_ERROR='' HTTP_BODY=''
     : >"$SCRATCH/body"
-    if ! HTTP_STATUS=$(curl -q -sS -g --connect-timeout 5 --max-time 15 -X "$method" "${options[@]}" \
-        -o "$SCRATCH/body" -w '%{http_code}' -- "$url" 2>"$SCRATCH/curl.err")
-    then
+    if ! HTTP_STATUS=$(curl -q "${WORDS[@]}" -o "$SCRATCH/body" -w '%{http_code}' 2>"$SCRATCH/curl.err"); then
         # The first line is the reason, the others are advice.
         HTTP_ERROR=$(head -n 1 "$SCRATCH/curl.err")
         HTTP_ERROR=${HTTP_ERROR:-curl said nothing}
@@ -66,24 +57,29 @@ http_many_children() {
 
 # http_several FIRST WHOSE METHOD DIR BODY ANSWER URL...: one of the two.
 http_several() {
-    local first=$1 whose=$2 method=$3 dir=$4 body=$5 answer=$6 i=$1 option=() socket url
+    local first=$1 whose=$2 method=$3 dir=$4 body=$5 answer=$6 i=$1 option=() url
     shift 6
-    http_credentials "$whose"
     for url in "$@"; do
-        socket=()
-        if [[ $url =~ ^(https?)://unix:([^:]+):(.*)$ ]]; then
-            socket=(--unix-socket "${BASH_REMATCH[2]}")
-            url=${BASH_REMATCH[1]}://localhost${BASH_REMATCH[3]}
-        fi
+        http_words "$whose" "$method" "$url"
         (( i == first )) || option+=(--next)
         [[ -z $body ]] || option+=(-H 'Content-Type: application/json' --data-binary "@$dir/$i.$body")
-        option+=("${WORDS[@]}" "${socket[@]}" -g -sS --connect-timeout 5 --max-time 15 -X "$method"
-            -o "$dir/$i.$answer" -w '%{http_code}\n' --url "$url")
+        option+=("${WORDS[@]}" -o "$dir/$i.$answer" -w '%{http_code}\n')
         i=$(( i + 1 ))
     done
     # 0 comes before all others, so the statuses are in order. What failed has none.
     curl -q "${option[@]}" >"$dir/codes.$first" 2>"$dir/error.$first" || rm -f -- "$dir/codes.$first"
     [[ -e $dir/codes.$first ]] || printf 'curl said nothing\n' >>"$dir/error.$first"
+}
+
+# http_words WHOSE METHOD URL: what curl needs to ask that, into WORDS.
+http_words() {
+    local url=$3
+    http_credentials "$1"
+    if [[ $url =~ ^(https?)://unix:([^:]+):(.*)$ ]]; then
+        WORDS+=(--unix-socket "${BASH_REMATCH[2]}")
+        url=${BASH_REMATCH[1]}://localhost${BASH_REMATCH[3]}
+    fi
+    WORDS+=(-sS -g --connect-timeout 5 --max-time 15 -X "$2" --url "$url")
 }
 
 # http_credentials WHOSE: as options of curl, into WORDS. Names of files only:

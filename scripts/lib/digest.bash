@@ -303,12 +303,11 @@ differences_text() {
 # so, "+NAME" what is to be read instead, "!NAME" where columns can be compared too.
 digest_changed() {
     digest_both "$1" "$2" '
-        def changed($b): select(.table != null and (.table | split(".") | last | IN($volatile[]) | not) or .table == "schema_meta")
-            | select([.kept, .same, .names] != ($b[.table] // {} | [.kept, .same, .names])) | .table;
-        def named: map({key: (.table // ""), value: .}) | from_entries;
+        def changed($others): select(.table != null and (.table | split(".") | last | IN($volatile[]) | not) or .table == "schema_meta")
+            | select([.kept, .same, .names] != ($others[.table] // {} | [.kept, .same, .names])) | .table;
         ($pairs | map(.before.table)) as $columns
-        | ($before | named) as $b | ($after[] | changed($b) | if IN($columns[]) then "!" + . else "+" + . end),
-            ($before[] | changed($after | named) | "-[\(tojson),")' -r
+        | ($after[] | changed($b) | if IN($columns[]) then "!" + . else "+" + . end),
+            ($before[] | changed($a) | "-[\(tojson),")' -r
 }
 
 # digest_columns BEFORE AFTER: what migrations changed in columns that both have,
@@ -319,13 +318,15 @@ digest_columns() {
         | {column: $column, gone: ($now | has($key) | not), known: ($column | IN($known[]))}]'
 }
 
-# digest_both BEFORE AFTER FILTER [OPTION]...: FILTER sees $pairs of changed tables.
+# digest_both BEFORE AFTER FILTER [OPTION]...: FILTER sees $pairs of changed tables, and
+# all of both by name as $b and $a.
 digest_both() {
     local before=$1 after=$2 filter=$3
     shift 3
     jq -n "$@" --slurpfile before "$before" --slurpfile after "$after" --argjson known "$(json_list "${DB_REWRITTEN[@]}")" \
         --argjson volatile "$(json_list "${DB_VOLATILE[@]}" schema_meta)" '
-        ($after | map({key: (.table // ""), value: .}) | from_entries) as $a
+        def named: map({key: (.table // ""), value: .}) | from_entries;
+        ($before | named) as $b | ($after | named) as $a
         | [$before[] | select(.table != null and .kept > 0 and (.table | split(".") | last | IN($volatile[]) | not))
             | {before: ., after: $a[.table]} | select(.after != null and (.before | [.same, .names]) != (.after | [.same, .names]))] as $pairs
         | '"$filter"

@@ -4,6 +4,7 @@
 
 # A DP pings every 30 s, and is taken for dead after this.
 readonly PLANE_FRESH=45
+PLANES_COUNT=
 
 ## dp list
 ##     Show every DP of CP X and CP Y, and whether it is as it should be.
@@ -48,7 +49,8 @@ planes_print() {
         | map(gsub("[[:cntrl:]]"; " ") | if . == "" then "-" else . end) | join("\u001f")')
 }
 
-# planes_read WHICH: the DPs of a control plane with their verdicts, into REPLY.
+# planes_read WHICH: the DPs of a control plane with their verdicts, into REPLY, and
+# PLANES_COUNT.
 # False when it does not answer.
 planes_read() {
     local which=$1 rows=$SCRATCH/planes offset='' pages=0 version page
@@ -63,7 +65,7 @@ planes_read() {
         if [[ $HTTP_STATUS != 200 ]] || ! page=$(planes_judge "$which" "$version" "$rows" 2>/dev/null <<<"$HTTP_BODY"); then
             unknown "$which.admin ${SETTING[$which.admin]}: GET /clustering/data-planes was answered $(http_says "$which.admin")"
         fi
-        { IFS= read -r offset; IFS= read -r REPLY; } <<<"$page"
+        { IFS= read -r offset; IFS= read -r REPLY; read -r PLANES_COUNT; } <<<"$page"
         pages=$(( pages + 1 ))
         [[ $offset && $pages -lt 100 ]] || break
         jq -c '.data[]' <<<"$HTTP_BODY" >>"$rows"
@@ -71,7 +73,7 @@ planes_read() {
 }
 
 # planes_judge WHICH VERSION ROWS: a page of the list of a CP of that version in, behind the
-# ROWS of those before; out comes with what the next one begins, and the verdicts.
+# ROWS of those before; out comes with what the next one begins, the verdicts, and of how many.
 planes_judge() {
     jq -cer --slurpfile before "$3" --arg cp "$1" --arg version "$2" --argjson now "$(now %s)" --argjson fresh "$PLANE_FRESH" '
         def minor: [scan("[0-9]+") | tonumber][:2];
@@ -101,7 +103,7 @@ planes_judge() {
         | (if ($hashes | length) > 1 and $hashes[0].count == $hashes[1].count then null else $hashes[0].hash end) as $hash
         | map(if .verdict != "fresh" or .config_hash == $hash then .
             elif $hash == null then . + {verdict: "unknown", note: "the DPs have different configs, and none has the majority"}
-            else . + {verdict: "frozen", note: "on another config than most"} end))'
+            else . + {verdict: "frozen", note: "on another config than most"} end) | ., length)'
 }
 
 # A DP that moved stays in the list of the CP it left.
@@ -126,7 +128,7 @@ guard_data_planes() {
     [[ -z $weak ]] || warn "CP X: $weak; look at \"kong-shift dp list\""
     [[ -z $bad ]] || refuse \
         "CP X: $bad; bring them in order, or if these DPs are of no account, insist: --force data-planes"
-    found "$(grep -o '"cp":"x"' <<<"$REPLY" | wc -l) DPs of CP X"
+    found "$PLANES_COUNT DPs of CP X"
 }
 
 # planes_text FILTER...: for each a line, the rows of REPLY that it selects, as text.

@@ -72,7 +72,6 @@ y_planes_plugins() {
     printf '%s' "$HTTP_BODY" >"$SCRATCH/x.root"
     conf_value "$1" plugins
     plugins_look "$SCRATCH/x.root" "${REPLY:-bundled}"
-    conf_value "$1" plugins
     [[ -z $PLUGINS_MISSING ]] || y_planes_refuse "$1" \
         "it does not enable (plugins = ${REPLY:-bundled}) what X uses: $PLUGINS_MISSING; install that on CP Y first, then on its DPs, and add it"
     for name in $PLUGINS_OWN; do
