@@ -156,6 +156,7 @@ backup_is_good() {
 backup_take() {
     local base=$1 status=0
     DUMP=$base.dump
+    digest_ways
     PROGRESS_BY=backup_progress
     run_long backup_session "$base" || status=$?
     PROGRESS_BY=

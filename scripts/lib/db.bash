@@ -73,20 +73,26 @@ sql_row() {
 }
 
 # server_facts WHICH: its version number, how many seconds its clock is ahead, whether
-# the database has a table schema_meta, its size in bytes and the number by which
-# the server knows itself, into FACTS. Asked once while the guards run.
+# the database has a table schema_meta, its size in bytes, the number by which the
+# server knows itself and every other of its tables by size, into FACTS. Asked once
+# while the guards run.
 server_facts() {
-    local which=$1 kept=$SCRATCH/node.facts.$1 row
-    if [[ ! $NODE_CACHE || ! -s $kept ]]; then
+    local which=$1 kept=$SCRATCH/node.facts.$1 row=
+    [[ ! $NODE_CACHE || ! -s $kept ]] || row=$(<"$kept")
+    if [[ ! $row ]]; then
         row=$(sql_row "$which" now="$(now %s)" <<'SQL'
 SELECT current_setting('server_version_num'), floor(extract(epoch FROM clock_timestamp()))::bigint - :now,
-    to_regclass('schema_meta') IS NOT NULL, pg_database_size(current_database()), system_identifier FROM pg_control_system();
+    to_regclass('schema_meta') IS NOT NULL, pg_database_size(current_database()), system_identifier,
+    (SELECT coalesce(string_agg(relname, ',') FILTER (WHERE place / 2 % 2 = 0), '')
+        FROM (SELECT relname, row_number() OVER (ORDER BY pg_relation_size(oid) DESC, relname) AS place FROM pg_class
+            WHERE relkind = 'r' AND relnamespace = to_regnamespace('public') AND relname !~ '[^a-z0-9_]') AS tables)
+FROM pg_control_system();
 SQL
         )
-        [[ $row =~ ^[0-9]+\|-?[0-9]+\|[tf]\|[0-9]+\|-?[0-9]+$ ]] || unknown "database $(db_label "${which%-admin}"): psql printed \"$row\""
+        [[ $row =~ ^[0-9]+\|-?[0-9]+\|[tf]\|[0-9]+\|-?[0-9]+\|[a-z0-9_,]*$ ]] || unknown "database $(db_label "${which%-admin}"): psql printed \"$row\""
         printf '%s\n' "$row" >"$kept"
     fi
-    IFS='|' read -r -a FACTS <"$kept"
+    IFS='|' read -r -a FACTS <<<"$row"
 }
 
 sql_failed() {

@@ -9,6 +9,9 @@
 #                of this one database, and nobody has to read what is in the rows
 # and one line per kind of object beside the tables.
 
+DIGEST_HASH=
+DIGEST_FIRST=
+
 # Written by a control plane on its own, so neither compared after the dump nor
 # watched for drift. The first three are of no use to another control plane at
 # all and are emptied in the copy.
@@ -28,7 +31,7 @@ readonly DB_REPLACED=(ttls vaults_beta)
 # depends on the session, hence the settings. The digests of the rows are added
 # up, so that neither the order of rows nor the size of a table matters.
 digest_session_sql() {
-    printf '\\set hash %s\n' "$(digest_hash)"
+    printf '\\set hash %s\n\\set first %s\n' "${DIGEST_HASH:?}" "'$DIGEST_FIRST'"
     cat <<'SQL'
 SET LOCAL statement_timeout = 0;
 SET LOCAL search_path = pg_catalog;
@@ -40,20 +43,18 @@ SET LOCAL bytea_output = 'hex';
 SQL
 }
 
-# digest_hash: "record" when both servers can hash a row as it is, which older
-# ones than 14 cannot; else "text".
-digest_hash() {
-    local file=$SCRATCH/digest.hash x y
-    if [[ ! -s $file ]]; then
-        server_facts x
-        x=${FACTS[0]}
-        server_facts y-admin
-        y=${FACTS[0]}
-        (( x < 140000 || y < 140000 )) && x=text || x=record
-        printf '%s' "$x" >"$file.$BASHPID"
-        mv -- "$file.$BASHPID" "$file"
-    fi
-    cat -- "$file"
+# digest_ways: what hashes a row, into DIGEST_HASH: "record", which servers older than 14
+# cannot, when both can; else "text". Into DIGEST_FIRST half of the tables. For those who
+# are about to start children that digest, which must agree on both.
+digest_ways() {
+    local which
+    [[ ! $DIGEST_HASH ]] || return 0
+    for which in x y-admin; do
+        server_facts "$which"
+        (( FACTS[0] >= 140000 )) || DIGEST_HASH=text
+        [[ $which != x ]] || DIGEST_FIRST=${FACTS[5]-}
+    done
+    DIGEST_HASH=${DIGEST_HASH:-record}
 }
 
 # The tables: label, name as SQL takes it, which half of all of them it is in, columns of
@@ -93,7 +94,7 @@ WITH found AS (
             WHERE attrelid = found.oid AND attnum > 0 AND NOT attisdropped) AS names
     FROM found, expiring
 ), tables AS (
-    SELECT labels.*, row_number() OVER (ORDER BY pg_relation_size(oid) DESC, label) / 2 % 2 AS half, format(hash, columns) AS row_hash,
+    SELECT labels.*, CASE WHEN label = ANY (string_to_array(:'first', ',')) THEN 0 ELSE 1 END AS half, format(hash, columns) AS row_hash,
         format(hash, CASE key WHEN 'kong_shift_row' THEN columns ELSE key END) AS key_hash,
         format(hash, 'kong_shift_row.tableoid, kong_shift_row.ctid, kong_shift_row.xmin') AS stamp_hash
     FROM labels, hashes
@@ -191,6 +192,7 @@ digest() { digest_all digest_child "$@"; }
 stamps() { digest_all stamps_child "$@"; }
 
 digest_all() {
+    digest_ways
     # Whoever asks whether something holds has switched "set -e" off for us.
     run_long digest_children "$@" || exit
     shift

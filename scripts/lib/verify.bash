@@ -17,6 +17,7 @@ phase_verify() {
         in_place_may_start
         which=(y)
     fi
+    digest_ways
     run_long verify_children "${which[@]}" || exit
     for which in "${which[@]}"; do
         digest_keep "$which" "$SCRATCH/$which.stamps"
