@@ -73,13 +73,15 @@ http_several() {
 
 # http_words WHOSE METHOD URL: what curl needs to ask that, into WORDS.
 http_words() {
-    local url=$3
+    local url=$3 limit=15
+    # GET / of Kong reads every plugin there is: seconds for each 50,000 of them.
+    [[ $1 = lb ]] || limit=60
     http_credentials "$1"
     if [[ $url =~ ^(https?)://unix:([^:]+):(.*)$ ]]; then
         WORDS+=(--unix-socket "${BASH_REMATCH[2]}")
         url=${BASH_REMATCH[1]}://localhost${BASH_REMATCH[3]}
     fi
-    WORDS+=(-sS -g --connect-timeout 5 --max-time 15 -X "$2" --url "$url")
+    WORDS+=(-sS -g --connect-timeout 5 --max-time "$limit" -X "$2" --url "$url")
 }
 
 # http_credentials WHOSE: as options of curl, into WORDS. Names of files only:

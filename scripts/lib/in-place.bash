@@ -148,7 +148,7 @@ node_says() {
 
 phase_stop_x() {
     versions_known
-    node_cache on
+    node_cache on x
     if node_up x; then
         ! in_place_begun || refuse "\"kong migrations up\" of Y was begun on the database of X, but CP X ($KONG_VERSION) answers at \
 x.admin ${SETTING[x.admin]}; stop it, two versions on one database harm it"
@@ -156,7 +156,6 @@ x.admin ${SETTING[x.admin]}; stop it, two versions on one database harm it"
         in_place_remember
         # The dump that counts must be of after the stop.
         rm -f -- "${SETTING[work_dir]}/backup.json"
-        node_cache off
         node_stop x
     else
         [[ -s ${SETTING[work_dir]}/x-node.json ]] || unknown "x.admin ${SETTING[x.admin]} does not answer ($HTTP_ERROR), \

@@ -150,10 +150,17 @@ version_compare() {
 # Set while the guards run: nothing is started or stopped, so a node is asked once.
 NODE_CACHE=
 
-# node_cache on|off
+# node_cache on [WHICH]...: what was known before is forgotten, but for what these last
+# said of themselves in this run: a large Kong takes seconds to say it.
+# node_cache off
 node_cache() {
-    rm -f -- "$SCRATCH"/node.*
+    local file which
     NODE_CACHE=${1#off}
+    [[ $NODE_CACHE ]] || return 0
+    for file in "$SCRATCH"/node.*; do
+        which=${file##*/node.}
+        is_one_of "${which%.root}" "${@:2}" || rm -f -- "$file"
+    done
 }
 
 # kong_admin WHICH: asks the Admin API who it is, into KONG_VERSION, KONG_ROLE
@@ -166,6 +173,7 @@ kong_admin() {
     elif [[ $NODE_CACHE && -e $kept.root ]]; then
         HTTP_STATUS=200 HTTP_BODY=$(<"$kept.root")
     elif ! kong_ask "$which"; then
+        rm -f -- "$kept.root"
         printf '%s' "$HTTP_ERROR" >"$kept.error"
         return 1
     fi

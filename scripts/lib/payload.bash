@@ -59,6 +59,7 @@ payload_default() {
 payload_sample() {
     local percent=$(( PAYLOAD_SAMPLE * 100 / $1 ))
     percent=$(( percent < 1 ? 1 : percent > 100 ? 100 : percent ))
+    digest_ways
     run_long payload_child "$percent" || exit
     PAYLOAD=$(( $(<"$SCRATCH/payload") * 100 / percent ))
     PAYLOAD_RAW=$(( $(<"$SCRATCH/payload.raw") * 100 / percent ))
@@ -71,7 +72,7 @@ payload_child() {
     counter=$!
     { digest_begin_sql ''; digest_session_sql; digest_tables_sql; cat <<'SQL'; echo 'COMMIT;'; } \
         | sql x percent="$1" volatile="${DB_VOLATILE[*]} schema_meta parameters tags" \
-        | tee /dev/fd/7 | gzip | wc -c >"$SCRATCH/payload"
+        | tee /dev/fd/7 | gzip | wc -c >"$SCRATCH/payload" || return
 SELECT format('SELECT json_strip_nulls(row_to_json(kong_shift_row)) FROM %s AS kong_shift_row TABLESAMPLE BERNOULLI (%s)', name, :'percent')
 FROM tables WHERE substring(label FROM '[^.]*$') <> ALL (string_to_array(:'volatile', ' '))
 \gexec

@@ -29,13 +29,13 @@ phase_start() {
         else
             target_mark started
         fi
-        node_cache off
         node_start y
     fi
-    node_cache off
     evidence version "$KONG_VERSION"
     evidence database "$KONG_DATABASE_NAME"
+    node_cache on y
     [[ $STRATEGY != in-place ]] || quarantine_of_running
+    node_cache off
 }
 
 # node_words WHICH start|stop: the command, into WORDS.
@@ -73,6 +73,7 @@ node_start() {
     local which=$1 version status=0 begun=$SECONDS
     [[ $which = x ]] && version=$X_VERSION || version=$Y_VERSION
 
+    node_cache off
     log_name "$which-start"
     node_words "$which" start
     kong_run "$which" '' "${WORDS[@]}" || status=$?
@@ -91,6 +92,7 @@ ${SETTING[$which.admin]} does not answer within ${SETTING[start_timeout]} s: $HT
 node_stop() {
     local which=$1 status=0 begun=$SECONDS
 
+    node_cache off
     log_name "$which-stop"
     node_words "$which" stop
     kong_run "$which" '' "${WORDS[@]}" || status=$?

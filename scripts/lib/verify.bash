@@ -12,7 +12,7 @@ cmd_cp_verify() {
 phase_verify() {
     local counts which=(x y) written="undo that, or begin anew: \"kong-shift cp rollback\", then \"kong-shift cp $STRATEGY\""
     backup_need
-    node_cache on
+    node_cache on x y
     if [[ $STRATEGY = in-place ]]; then
         in_place_may_start
         which=(y)
