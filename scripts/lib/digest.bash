@@ -219,7 +219,6 @@ stamps_child() {
 
 # digest_child WHICH FILE [TABLES [SNAPSHOT]]: in two sessions, the second processor is idle.
 digest_child() {
-    CHILDREN=()
     child digest_half 0 "$@"
     child digest_half 1 "$@"
     children_wait || return

@@ -173,5 +173,6 @@ baseline_y_children() {
 baseline_y_forget() {
     local REPLY
     drift_base y || true
+    MIGRATED=
     rm -f -- "$REPLY".{digest.json,rows}
 }

@@ -245,6 +245,7 @@ in_place_up() {
     backup_need
     ! node_up x || refuse "CP X still answers at x.admin ${SETTING[x.admin]}; run \"kong-shift cp stop\" first"
     in_place_alone
+    kong_ahead '' y migrations list
     in_place_quiet
     migrate_unlocked
     kong_schema y

@@ -146,7 +146,7 @@ on_exit() {
     trap '' HUP INT TERM
     trap - EXIT
     set +e
-    for child in $CHILD "${KONG_AHEAD[@]%% *}"; do
+    for child in $CHILD "${CHILDREN[@]}" "${KONG_AHEAD[@]%% *}"; do
         kill_tree "$child"
     done
     if (( code != 0 )) && [[ ! -e $SCRATCH/error ]]; then
@@ -173,7 +173,7 @@ kill_tree() {
 run_long() {
     local status=0 pause=0.02
 
-    "$@" &
+    orphan "$@" &
     CHILD=$!
     while progress_wanted && kill -0 "$CHILD" 2>/dev/null; do
         REPLY=
@@ -187,11 +187,16 @@ run_long() {
     return "$status"
 }
 
-# child COMMAND...: beside the caller, which is itself a child of run_long and
-# waits with children_wait.
+# orphan COMMAND...: in a process of its own, which has no children yet.
+orphan() {
+    CHILDREN=()
+    "$@"
+}
+
+# child COMMAND...: beside the caller, which waits with children_wait.
 child() {
     local errors=$SCRATCH/child.$BASHPID.${#CHILDREN[@]}
-    "$@" 2>"$errors" &
+    orphan "$@" 2>"$errors" &
     CHILDREN+=("$!")
 }
 
