@@ -6,6 +6,8 @@
 
 IN_PLACE=
 IN_PLACE_READ=
+IN_PLACE_DUMP=
+IN_PLACE_STARTED=
 X_STOPPED=
 declare -A X_KNOWN=()
 
@@ -95,16 +97,20 @@ in_place_begun() {
 
 # in_place_dump: the dump that X is in; it must be there, and whole.
 in_place_dump() {
-    local file=${SETTING[work_dir]}/in-place.json dump=$BACKUP
     backup_need
-    if [[ $(<"$file") != "$IN_PLACE_READ" ]]; then
-        dump=$(jq -r .dump "$file" 2>/dev/null) || dump=
-    fi
-    [[ $dump = "$BACKUP" ]] || failed "$file names dump ${dump:-none}, backup.json names $BACKUP: \
-nothing is done without the dump of X; put the right backup.json back"
-    IN_PLACE_READ=$(<"$file")
+    in_place_read
+    [[ $IN_PLACE_DUMP = "$BACKUP" ]] || failed "${SETTING[work_dir]}/in-place.json names dump ${IN_PLACE_DUMP:-none}, \
+backup.json names $BACKUP: nothing is done without the dump of X; put the right backup.json back"
     [[ $(backup_sha256 "$DUMP") = "$BACKUP_SHA256" ]] || failed \
         "the dump $DUMP is not what was written (other checksum): nothing is done without it"
+}
+
+# in_place_read: what in-place.json says, into IN_PLACE_DUMP and IN_PLACE_STARTED.
+in_place_read() {
+    local file=${SETTING[work_dir]}/in-place.json
+    [[ ! $IN_PLACE_READ || $(<"$file") != "$IN_PLACE_READ" ]] || return 0
+    { read -r IN_PLACE_DUMP; read -r IN_PLACE_STARTED; } < <(jq -r '.dump // "", .started // ""' "$file" 2>/dev/null) || true
+    IN_PLACE_READ=$(<"$file")
 }
 
 # What must be known of CP X once it is stopped, and to be put back as it was.

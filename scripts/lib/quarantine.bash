@@ -91,7 +91,7 @@ quarantine_clash() {
 # What CP Y says itself, now that it runs: its environment may be another than ours.
 quarantine_of_running() {
     local x y
-    quarantine_since >/dev/null
+    quarantine_since
     ! quarantine_over || return 0
     node_up y || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
     y=$(listeners_of_node y)
@@ -108,11 +108,13 @@ cluster_listen until it is validated; if DPs of X were served, \"kong-shift cp r
 # quarantine_proof: no DP of X was heard by CP Y. Those that lost CP X try to
 # come back within seconds, so it takes that long to be sure.
 quarantine_proof() {
-    local attached left
+    local attached left since
     ! quarantine_over || return 0
     x_known count
     left=$REPLY
-    while [[ ${left:-0} != 0 ]] && (( $(now %s) - $(quarantine_since) < PLANE_RETRY )); do
+    quarantine_since
+    since=$REPLY
+    while [[ ${left:-0} != 0 ]] && (( $(now %s) - since < PLANE_RETRY )); do
         progress "waiting whether DPs of X come to CP Y"
         sleep 0.5
     done
@@ -128,16 +130,16 @@ quarantine_proof() {
 configuration already; \"kong-shift cp rollback\" gives them that of X back"
 }
 
-# When CP Y was started, or was first seen to be up.
+# quarantine_since: when CP Y was started, or was first seen to be up, into REPLY.
 quarantine_since() {
-    local file=${SETTING[work_dir]}/in-place.json since
-    since=$(jq -r '.started // empty' "$file")
-    if [[ ! $since ]]; then
-        since=$(now %s)
-        jq --argjson since "$since" '.started = $since' "$file" >"$SCRATCH/in-place"
+    local file=${SETTING[work_dir]}/in-place.json
+    in_place_read
+    if [[ ! $IN_PLACE_STARTED ]]; then
+        jq --argjson since "$(now %s)" '.started = $since' "$file" >"$SCRATCH/in-place"
         save "$file" <"$SCRATCH/in-place"
+        in_place_read
     fi
-    printf '%s' "$since"
+    REPLY=$IN_PLACE_STARTED
 }
 
 # Across a major version CP Y refuses the DPs of X, and there is no CP X for them.

@@ -202,6 +202,7 @@ source "$BATS_TEST_DIRNAME/standin.bash"
     run -1 --separate-stderr kong 3.9.3 migrations up -c "$W/cpf.conf"
     [[ $stderr == *"failed to insert cluster lock: ERROR: cannot execute DELETE in a read-only transaction"* ]]
     pg_psql -c 'ALTER DATABASE frozen ALLOW_CONNECTIONS false'
+    pg_psql -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'frozen'"
     [ "$(curl -s "$(admin cpf)/status" | jq .database.reachable)" = false ]
     [ "$(curl -s "$(admin cpf)/")" = '{"message":"An unexpected error happened"}' ]
     is_code 500 "$(admin cpf)/clustering/data-planes"

@@ -1,5 +1,6 @@
 """PostgreSQL: connections as Kong opens them, and the lock around migrations."""
 
+import collections
 import contextlib
 import select
 import time
@@ -68,14 +69,34 @@ def connect_or_die(conf, timeout=None):
                         + reason(error)) from None
 
 
+IDLE = collections.defaultdict(collections.deque)
+
+
+def idle(key):
+    """A session that was put by, and that the server has not ended meanwhile; or None."""
+    with contextlib.suppress(IndexError):
+        while True:
+            connection = IDLE[key].pop()
+            # The server says nothing unasked, but for that.
+            if not select.select([connection.fileno()], [], [], 0)[0]:
+                return connection
+            connection.close()
+
+
 @contextlib.contextmanager
 def session(conf):
-    """A session that is closed at the end, as the Admin API opens one per request."""
-    connection = connect(conf)
+    """A session of a running node, which keeps it for the next one, as Kong does."""
+    key = tuple(conf[name] for name in ("pg_host", "pg_port", "pg_user", "pg_password", "pg_database", "pg_ssl", "pg_schema"))
+    connection = idle(key) or connect(conf)
+    good = False
     try:
         yield connection
+        good = connection.autocommit and not connection.closed
     finally:
-        connection.close()
+        if good:
+            IDLE[key].append(connection)
+        else:
+            connection.close()
 
 
 def rows(connection, sql, values=()):
