@@ -46,7 +46,11 @@ y_answers() { curl -s -f -o /dev/null "http://127.0.0.1:${PORT[cp_y.admin]}/"; }
     local before
     before=$(digest_x)
     watch_arguments
+    : >"$RUN/nginx/admin.log"
     check 0 "CP Y ($Y_VERSION) is up on the database of CP X ($X_VERSION)" cp in-place
+    # a large one takes seconds to answer that
+    [ "$(grep -c '"GET /admin-x/ .*" 200 ' "$RUN/nginx/admin.log")" = 1 ]
+    [ "$(grep -c '"GET /admin-y/ .*" 200 ' "$RUN/nginx/admin.log")" = 1 ]
     [ "$(grep -c 'warning: !!! keep the cluster port of CP Y closed' <<<"$output")" = 2 ]
     [ "$(grep -c 'removes the way back to X' <<<"$output")" = 2 ]
     [ "$(get gate '.state, .evidence.strategy' | paste -sd ' ')" = 'open in-place' ]

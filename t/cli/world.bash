@@ -137,8 +137,8 @@ http {
         listen 127.0.0.1:${PORT[shift]};
         location /shift/    { kong_shift_api write=on; }
         location /readonly/ { kong_shift_api; }
-        location /admin-x/  { kong_shift_freeze kong; proxy_pass http://127.0.0.1:${PORT[cp_x.admin]}/; }
-        location /admin-y/  { kong_shift_freeze kong; proxy_pass http://127.0.0.1:${PORT[cp_y.admin]}/; }
+        location /admin-x/  { kong_shift_freeze kong; access_log admin.log; proxy_pass http://127.0.0.1:${PORT[cp_x.admin]}/; }
+        location /admin-y/  { kong_shift_freeze kong; access_log admin.log; proxy_pass http://127.0.0.1:${PORT[cp_y.admin]}/; }
         location /deaf-y/   { limit_except GET DELETE { deny all; } proxy_pass http://127.0.0.1:${PORT[cp_y.admin]}/; }
         location /page/     { return 200 "hello"; }
         location /open-x/   { proxy_pass http://127.0.0.1:${PORT[cp_x.admin]}/; }
