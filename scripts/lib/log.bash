@@ -210,10 +210,10 @@ children_wait() {
         (( code != 0 && status == 0 )) || continue
         status=$code
         cat -- "$errors.$i" >&2
-        sed -n 's/^kong-shift: //p' "$errors.$i" | tail -n 1 >"$SCRATCH/children.says"
+        sed -n 's/^kong-shift: //p' "$errors.$i" | tail -n 1 >"$SCRATCH/children.says.$BASHPID"
     done
     CHILDREN=()
-    (( status == 0 )) || mv -- "$SCRATCH/children.says" "$SCRATCH/error"
+    (( status == 0 )) || mv -- "$SCRATCH/children.says.$BASHPID" "$SCRATCH/error"
     return "$status"
 }
 

@@ -50,11 +50,13 @@ says() { [[ $output == *"$1"* ]] || { echo "not said: $1"; return 1; }; }
 @test "no dump while somebody writes past the freeze" {
     local writer
     kong_shift cp freeze
-    ( while [[ ! -e $BATS_TEST_TMPDIR/done ]]; do sql_x 'UPDATE services SET retries = retries + 1'; sleep 0.1; done ) 3>&- &
+    # one session, whose writes do not wait for processes to start
+    PGAPPNAME=writer sql_x 'DO $$ BEGIN LOOP UPDATE services SET retries = 3 + retries % 9; COMMIT; PERFORM pg_sleep(0.02); END LOOP; END $$' 3>&- &
     writer=$!
+    until [ "$(pg_psql -c "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'writer'")" = 1 ]; do sleep 0.05; done
     check 1 'was written to while it was about to be dumped: services' cp backup
-    touch "$BATS_TEST_TMPDIR/done"
-    wait "$writer"
+    pg_psql -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'writer'"
+    wait "$writer" || true
     [ ! -e "$WORK/backup.json" ]
     [ "$(find "$WORK" -name 'x-*' | wc -l)" = 0 ]
     check 0 'backup' cp backup
