@@ -202,7 +202,7 @@ child() {
 
 # Once one has failed nobody waits for the others, and only that one speaks.
 children_wait() {
-    local i code status=0 errors=$SCRATCH/child.$BASHPID
+    local i code status=0 errors=$SCRATCH/child.$BASHPID says=$SCRATCH/children.says.$BASHPID
     for i in "${!CHILDREN[@]}"; do
         (( status == 0 )) || kill_tree "${CHILDREN[i]}" || true
         code=0
@@ -210,10 +210,10 @@ children_wait() {
         (( code != 0 && status == 0 )) || continue
         status=$code
         cat -- "$errors.$i" >&2
-        sed -n 's/^kong-shift: //p' "$errors.$i" | tail -n 1 >"$SCRATCH/children.says.$BASHPID"
+        sed -n 's/^kong-shift: //p' "$errors.$i" | tail -n 1 >"$says"
     done
     CHILDREN=()
-    (( status == 0 )) || mv -- "$SCRATCH/children.says.$BASHPID" "$SCRATCH/error"
+    (( status == 0 )) || mv -- "$says" "$SCRATCH/error"
     return "$status"
 }
 
