@@ -66,9 +66,10 @@ def running(conf):
         os.kill(pid, 0)
     except (OSError, ValueError):
         return None
-    # A killed child of ours waits as a zombie until init takes it.
+    # A killed child of ours waits as a zombie until init takes it; while it has threads
+    # its ports are not free yet.
     with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", encoding="ascii") as stat:
-        return None if stat.read().rpartition(")")[2].split()[0] == "Z" else pid
+        return None if stat.read().rpartition(")")[2].split()[0] == "Z" and len(os.listdir(f"/proc/{pid}/task")) < 2 else pid
     return None
 
 
