@@ -13,7 +13,7 @@ import psycopg2
 from . import conf as conf_module, db, export, migrations, plugins
 from .cache import Cache
 from .errors import KongError
-from .process import Prefix, launch, running, write_log
+from .process import Prefix, alive, launch, running, write_log
 from .store import Store
 from .versions import Version
 
@@ -215,9 +215,9 @@ def send_signal(conf, number):
     return pid
 
 
-def wait_gone(conf, seconds):
+def wait_gone(pid, seconds):
     deadline = time.monotonic() + seconds
-    while running(conf):
+    while alive(pid):
         if time.monotonic() >= deadline:
             return False
         time.sleep(0.02)
@@ -226,8 +226,7 @@ def wait_gone(conf, seconds):
 
 def stop(options, _version):
     conf = existing(options)
-    send_signal(conf, signal.SIGTERM)
-    wait_gone(conf, 10)
+    wait_gone(send_signal(conf, signal.SIGTERM), 10)
     print("Kong stopped")
     return 0
 
@@ -237,13 +236,13 @@ def quit_node(options, _version):
     if running(conf) is None:
         raise KongError("nginx not running in prefix: " + conf["prefix"])
     time.sleep(options.wait)
-    send_signal(conf, signal.SIGQUIT)
-    if wait_gone(conf, max(options.timeout, 1)):
+    pid = send_signal(conf, signal.SIGQUIT)
+    if wait_gone(pid, max(options.timeout, 1)):
         print("Kong stopped (gracefully)")
         return 0
     with contextlib.suppress(KongError):
         send_signal(conf, signal.SIGTERM)
-    wait_gone(conf, 10)
+    wait_gone(pid, 10)
     print("Timeout, Kong stopped forcefully")
     return 0
 

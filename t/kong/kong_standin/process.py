@@ -63,14 +63,21 @@ def running(conf):
     try:
         with open(conf.pid_file, encoding="ascii") as stored:
             pid = int(stored.read())
-        os.kill(pid, 0)
     except (OSError, ValueError):
         return None
-    # A killed child of ours waits as a zombie until init takes it; while it has threads
-    # its ports are not free yet.
+    return pid if alive(pid) else None
+
+
+def alive(pid):
+    """Whether that process is there, or may still hold its ports; it removes its pid file before."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    # A killed child of ours waits as a zombie until init takes it.
     with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", encoding="ascii") as stat:
-        return None if stat.read().rpartition(")")[2].split()[0] == "Z" and len(os.listdir(f"/proc/{pid}/task")) < 2 else pid
-    return None
+        return stat.read().rpartition(")")[2].split()[0] != "Z" or len(os.listdir(f"/proc/{pid}/task")) > 1
+    return False
 
 
 class Prefix:
