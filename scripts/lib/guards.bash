@@ -4,7 +4,7 @@
 
 # In this order: later ones build on what earlier ones found to be so.
 readonly GUARDS=(tools versions path major balancers x-database clock x-node freeze migrations y-database y-kong y-conf y-node ports
-    data-planes plugins certificate y-data-planes quarantine clients payload space)
+    data-planes plugins certificate y-data-planes quarantine pools clients payload space)
 
 declare -A GUARD_CHECKS=(
     [tools]='commands the script needs'
@@ -27,6 +27,7 @@ declare -A GUARD_CHECKS=(
     [certificate]='both control planes have the same cluster certificate, valid for a week or more'
     [y-data-planes]='DPs of Y, as y.dp.conf says: plugins, certificate, Status API'
     [quarantine]='in-place: CP Y listens for DPs where those of X do not come'
+    [pools]='the new pool has as many DPs as the old'
     [clients]='clients may be split between X and Y'
     [payload]='the configuration of X is not too large for DPs of CP Y'
     [space]='work_dir has room for three times the database of X'
@@ -34,7 +35,7 @@ declare -A GUARD_CHECKS=(
 readonly GUARD_CHECKS
 
 # Those an operator may know better than.
-readonly GUARDS_FORCEABLE=(path major data-planes certificate quarantine space ports y-data-planes clients payload)
+readonly GUARDS_FORCEABLE=(path major data-planes certificate quarantine space ports y-data-planes pools clients payload)
 
 GUARD_STATUS=0
 declare -a OPT_FORCE=() FORCED=()

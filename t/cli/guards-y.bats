@@ -139,6 +139,33 @@ END
     plan 0
 }
 
+# pools OLD NEW COUNT COUNT: servers in front of the one that each pool has, and how many that makes.
+pools() {
+    sed "s|upstream dp_old { |&$1|; s|upstream dp_new { |&$2|" "$BATS_TEST_TMPDIR/nginx.conf" >"$RUN/nginx/nginx.conf"
+    "$NGINX" -p "$RUN/nginx" -c nginx.conf -e logs/error.log -s reload
+    for _ in {1..50}; do
+        [[ "$(get pools/old .total) $(get pools/new .total)" != "$3 $4" ]] || return 0
+        sleep 0.1
+    done
+    return 1
+}
+
+@test "pools: the new one has as many DPs as the old" {
+    plan 0
+    guard pools ok 'old 1, new 1'
+    cp "$RUN/nginx/nginx.conf" "$BATS_TEST_TMPDIR/nginx.conf"
+    pools 'server 127.0.0.1:1; server 127.0.0.1:2 down; ' '' 2 1
+    plan 3
+    refused_alone pools "the new pool has fewer DPs than the old, 1 where old has 2 on http://127.0.0.1:${PORT[shift]}/shift"
+    plan 0 --force pools
+    guard pools forced
+    # not started yet, but there
+    pools 'server 127.0.0.1:1; ' 'server 127.0.0.1:1; server 127.0.0.1:2; ' 2 3
+    plan 0
+    guard pools ok 'old 2, new 3'
+    pools '' '' 1 1
+}
+
 @test "clients: sessions across 3.2 need kong_shift_key" {
     # Old enough to cross it.
     cat >"$BATS_TEST_TMPDIR/check" <<'END'
