@@ -50,8 +50,7 @@ planes_print() {
 }
 
 # planes_read WHICH: the DPs of a control plane with their verdicts, into REPLY, and
-# PLANES_COUNT.
-# False when it does not answer.
+# PLANES_COUNT. False when it does not answer.
 planes_read() {
     local which=$1 rows=$SCRATCH/planes offset='' pages=0 version page
     kong_admin "$which" || return 1
