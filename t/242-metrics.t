@@ -113,6 +113,10 @@ sub value {
 
 # --- the answer
 
+# the state is written first by a worker that is up already
+ok(retry_until(sub { $t->api('GET', '/shifts/kong')->{json}{saved} }),
+    'the state is saved');
+
 my ($m, $r) = metrics();
 like($r->{headers}{'content-type'}, qr{^text/plain; version=0\.0\.4\b},
     'the type Prometheus asks for');
