@@ -27,9 +27,12 @@ phase_open() {
     lb_read_all
     if lb_all gate off; then
         STEP_RESULT='nothing to open, kong_shift_gate is off'
+        [[ -s ${SETTING[work_dir]}/old-pool.json ]] || old_pool_keep
     elif lb_all gate open && lb_hold ".gate.evidence == $evidence"; then
         STEP_RESULT='already open'
     else
+        # Now, as DPs of X may be let on CP Y once it is open.
+        old_pool_keep
         json_object state open comment "$(comment)"
         lb_put_all gate "{\"evidence\":$evidence,${REPLY:1}" '[.state, .evidence]' "[\"open\",$evidence]"
     fi

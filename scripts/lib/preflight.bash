@@ -92,17 +92,18 @@ guard_balancers() {
 # Each of the two has to carry the peak alone: new at weight 100, old once more after
 # an abort. What a DP can carry nobody tells, how many there are the upstreams do.
 guard_pools() {
-    local lb old new few=''
+    local lb old new few='' all=''
     for lb in "${LBS[@]}"; do
         pool_total "$lb" old
         old=$REPLY
         pool_total "$lb" new
         new=$REPLY
         (( new >= old )) || few+=", $new where old has $old on $lb"
+        [[ $all = *"old $old, new $new;"* ]] || all+=" old $old, new $new;"
     done
     [[ -z $few ]] || refuse "the new pool has fewer DPs than the old, ${few#, }, and has to carry the peak alone in the end; list all of them in its \
 upstream, those that are not started yet too, or, if they can carry more, insist: --force pools"
-    found "old $old, new $new; each has to carry the peak alone"
+    found "${all# } each has to carry the peak alone"
 }
 
 # pool_total LB POOL: its peers but for those that are down, into REPLY.

@@ -66,3 +66,60 @@ hears() {
     kong_shift weight 5 >/dev/null
     check 0 "X also changed configuration: web-2 ($TWO) of the old pool hang on CP Y" cp rollback
 }
+
+# old_pool: a DP; answers "no Route matched" as Kong does, to /gone.
+old_pool() {
+    mkdir -p "$BATS_TEST_TMPDIR/dp/logs"
+    cat >"$BATS_TEST_TMPDIR/dp/nginx.conf" <<EOF
+pid nginx.pid;
+error_log logs/error.log;
+worker_processes 1;
+events { worker_connections 64; }
+http {
+    access_log off;
+    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+    server {
+        listen 127.0.0.1:${PORT[dp]};
+        add_header Server kong/$X_VERSION always;
+        add_header X-Kong-Response-Latency 1 always;
+        location /      { add_header X-Kong-Upstream-Latency 1; return 200 "here"; }
+        location /gone  { return 404 '{"message":"no Route matched with those values"}'; }
+        location /theirs { add_header X-Kong-Upstream-Latency 1 always; add_header X-Kong-Proxy-Latency 1 always; return 404 "theirs"; }
+    }
+}
+EOF
+    "$NGINX" -p "$BATS_TEST_TMPDIR/dp" -c nginx.conf -e logs/error.log 3>&- 2>/dev/null
+}
+no_old_pool() { "$NGINX" -p "$BATS_TEST_TMPDIR/dp" -c nginx.conf -e logs/error.log -s stop 2>/dev/null; }
+
+# asked N PATH: as clients do.
+asked() {
+    local url="http://127.0.0.1:${PORT[shift]}/api$2?[1-$1]"
+    curl -s -o /dev/null "$url"
+}
+
+@test "in-place: Kong's own 404s did not become more in the old pool since" {
+    local hash=abcdefabcdefabcdefabcdefabcdefab
+    old_pool
+    row "$ONE" web-1
+    asked 98 /
+    asked 2 /gone
+    check 0 '' cp in-place
+    [ "$(jq -c 'map([.all, .not_found])' "$WORK/old-pool.json")" = '[[100,2]]' ]
+    hears "$ONE" "$hash"
+
+    check 0 'answered only 0 requests meanwhile, too few to tell' cp attached
+
+    # Those of what is behind Kong are nobody's fault here.
+    { sleep 1; asked 300 /; asked 6 /gone; asked 300 /theirs; } 3>&- &
+    check 0 '1 DPs of X have what CP Y sends' cp attached
+    [[ $output != *'too few'* ]]
+    jq -es 'last | .not_found | test("^[0-9.]+ % of [0-9]+, before 2 %$")' "$WORK/journal.jsonl"
+    wait $!
+
+    { sleep 1; asked 80 /gone; asked 600 /; } 3>&- &
+    check 3 'Kong answers more requests to the old pool with 404 by itself' cp attached
+    [[ $output == *'before 2 %'*'to detach: close cluster_listen'* ]]
+    wait $!
+    no_old_pool
+}

@@ -188,3 +188,23 @@ id_of() {
     run ! says kept
     run ! ls "$WORK"/*.tmp*
 }
+
+@test "a server that cannot hash rows: as text, and nothing escapes it either" {
+    mkdir "$BATS_TEST_TMPDIR/bin"
+    cat >"$BATS_TEST_TMPDIR/bin/psql" <<END
+#!/usr/bin/env bash
+set -o pipefail
+tee -a '$BATS_TEST_TMPDIR/asked' | '$(command -v psql)' "\$@" | sed -u 's/^1[0-9]\{5\}|\(-\?[0-9]*|[tf]|\)/130014|\1/'
+END
+    chmod +x "$BATS_TEST_TMPDIR/bin/psql"
+    PATH=$BATS_TEST_TMPDIR/bin:$PATH
+    ks 0 cp dual-cluster
+    sql_x "UPDATE services SET retries = retries + 1"
+    ks 1 cp verify
+    says "services has changed rows (changed $(id_of services))"
+    sql_x "UPDATE services SET retries = retries - 1"
+    sql_y "UPDATE routes SET name = 'other'"
+    ks 1 cp verify
+    says "routes has changed rows (changed $(id_of routes))"
+    [ "$(grep -a '^.set hash' "$BATS_TEST_TMPDIR/asked" | sort -u)" = '\set hash text' ]
+}

@@ -210,6 +210,22 @@ END
     not_said clients router_flavor
 }
 
+@test "clients: routes without an expression, in-place across 3.7" {
+    cat >"$BATS_TEST_TMPDIR/check" <<'END'
+for part in log kong clients; do . "$1/scripts/lib/$part.bash"; done
+X_VERSION=$2 Y_VERSION=$3 STRATEGY=$4 FLAVOR=$5
+versions_known() { :; }
+node_conf() { REPLY=$FLAVOR; }
+clients_routes
+END
+    check() { run bash -eu "$BATS_TEST_TMPDIR/check" "$ROOT" "$@"; echo "$output"; [ "$status" -eq 0 ]; }
+    check 3.6.1 3.7.1 in-place expressions
+    [[ $output == *'a DP 3.6.1 gets nothing from CP 3.7.1 once there is a route without an expression'* ]]
+    check 3.6.1 3.7.1 dual-cluster expressions && [ -z "$output" ]
+    check 3.6.1 3.7.1 in-place traditional && [ -z "$output" ]
+    check 3.7.1 3.8.1 in-place expressions && [ -z "$output" ]
+}
+
 @test "payload: the configuration against cluster_max_payload of those who are to take it" {
     plan 0
     guard payload ok 'cluster_max_payload 16 MiB'

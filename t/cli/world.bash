@@ -35,13 +35,6 @@ world_folder() {
     pick_ports shift dp
 }
 
-# A node takes its settings from the environment first; KONG_SHIFT_LONG is of the tests.
-world_environment() {
-    local long=${KONG_SHIFT_LONG-}
-    unset "${!KONG_@}"
-    [[ ! $long ]] || export KONG_SHIFT_LONG="$long"
-}
-
 # Only the load balancer: for what needs no Kong.
 world_balancer() {
     world_folder
@@ -84,7 +77,7 @@ world_keep() {
     digest_x >"$RUN/x.digest"
 }
 
-# Nothing that Kong would take for a setting.
+# Nothing that Kong would take for a setting: it goes by the environment first.
 world_environment() {
     local name
     for name in "${!KONG_@}"; do
@@ -140,6 +133,7 @@ http {
         location /admin-x/  { kong_shift_freeze kong; access_log admin.log; proxy_pass http://127.0.0.1:${PORT[cp_x.admin]}/; }
         location /admin-y/  { kong_shift_freeze kong; access_log admin.log; proxy_pass http://127.0.0.1:${PORT[cp_y.admin]}/; }
         location /deaf-y/   { limit_except GET DELETE { deny all; } proxy_pass http://127.0.0.1:${PORT[cp_y.admin]}/; }
+        location /api/      { proxy_pass http://kong/; }
         location /page/     { return 200 "hello"; }
         location /open-x/   { proxy_pass http://127.0.0.1:${PORT[cp_x.admin]}/; }
     }
