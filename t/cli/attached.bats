@@ -18,16 +18,6 @@ teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
 
 readonly ONE=11111111-1111-1111-1111-111111111111 TWO=22222222-2222-2222-2222-222222222222
 
-# check CODE TEXT ARG...
-check() {
-    local code=$1 text=$2
-    shift 2
-    run kong_shift "$@"
-    echo "$* ($status): $output"
-    [ "$status" -eq "$code" ]
-    [[ $output == *"$text"* ]]
-}
-
 row() {
     sql_x "INSERT INTO clustering_data_planes (id, hostname, ip, last_seen, config_hash, ttl, version, sync_status)
         VALUES ('$1', '$2', '127.0.0.1', now(), '0123456789abcdef0123456789abcdef', now() + interval '1 day', '$X_VERSION', 'normal')"

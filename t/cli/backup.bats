@@ -8,18 +8,6 @@ setup_file()    { . "$BATS_TEST_DIRNAME/world.bash"; world_start; }
 setup()         { . "$BATS_TEST_DIRNAME/world.bash"; world_reset; }
 teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
 
-ks() {
-    local code=$1
-    shift
-    run kong_shift "$@"
-    echo "$output"
-    [ "$status" -eq "$code" ]
-}
-
-says() {
-    [[ $output == *"$1"* ]] || { echo "not said: $1"; return 1; }
-}
-
 test_databases() {
     pg_psql -c "SELECT count(*) FROM pg_database WHERE datname LIKE 'kong-shift-test-%'"
 }

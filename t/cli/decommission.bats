@@ -13,16 +13,6 @@ teardown_file() {
     world_stop
 }
 
-# check CODE TEXT ARG...
-check() {
-    local code=$1 text=$2
-    shift 2
-    run kong_shift "$@"
-    echo "$* ($status): $output"
-    [ "$status" -eq "$code" ]
-    [[ $output == *"$text"* ]]
-}
-
 # row DATABASE ID VERSION AGE
 row() {
     PGDATABASE=$1 pg_psql -c "INSERT INTO clustering_data_planes (id, hostname, ip, last_seen, config_hash, ttl, version, sync_status)

@@ -10,23 +10,6 @@ setup_file()    { . "$BATS_TEST_DIRNAME/world.bash"; world_start; }
 setup()         { . "$BATS_TEST_DIRNAME/world.bash"; world_reset; }
 teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
 
-# ks CODE WORD...: kong-shift, which must end with CODE.
-ks() {
-    local code=$1
-    shift
-    run kong_shift "$@"
-    echo "$output"
-    [ "$status" -eq "$code" ]
-}
-
-says() {
-    [[ $output == *"$1"* ]] || { echo "not said: $1"; return 1; }
-}
-
-journal_has() {
-    jq -es "any(.[]; $1)" "$WORK/journal.jsonl" >/dev/null
-}
-
 # A kong of Y whose migrations also do this SQL.
 migrations_do() {
     printf '%s\n' "$1" >"$BATS_TEST_TMPDIR/sql"

@@ -64,16 +64,6 @@ reset_shift() {
     put weight '{"new":0}'
 }
 
-# check CODE TEXT ARG...
-check() {
-    local code=$1 text=$2
-    shift 2
-    run kong_shift "$@"
-    echo "$* ($status): $output"
-    [ "$status" -eq "$code" ]
-    [[ $output == *"$text"* ]]
-}
-
 # client PATH [HEADER]...: in the background, through the first balancer, until
 # the balancer has it under way.
 client() {

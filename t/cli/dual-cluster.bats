@@ -15,14 +15,6 @@ dual_cluster() {
     [ "$status" -eq "${1:-0}" ]
 }
 
-says() {
-    [[ $output == *"$1"* ]] || { echo "not said: $1"; return 1; }
-}
-
-journal_has() {
-    jq -es "any(.[]; $1)" "$WORK/journal.jsonl" >/dev/null
-}
-
 # wrap WHICH NAME: a kong which runs SCRIPT (standard input) before the real one.
 wrap() {
     local file=$BATS_TEST_TMPDIR/$2

@@ -8,15 +8,6 @@ setup_file()    { . "$BATS_TEST_DIRNAME/world.bash"; world_start; }
 setup()         { . "$BATS_TEST_DIRNAME/world.bash"; world_reset; }
 teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
 
-check() {
-    local code=$1 text=$2
-    shift 2
-    run kong_shift "$@"
-    echo "$* ($status): $output"
-    [ "$status" -eq "$code" ]
-    [[ $output == *"$text"* ]]
-}
-
 # A kong of X that fails as a large database makes it, half the file written.
 failing() {
     cat >"$BATS_TEST_TMPDIR/kong" <<END

@@ -10,18 +10,6 @@ setup_file()    { . "$BATS_TEST_DIRNAME/world.bash"; world_start; }
 setup()         { . "$BATS_TEST_DIRNAME/world.bash"; world_reset; }
 teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
 
-# check CODE TEXT ARG...: runs kong-shift, wants that code and that text.
-check() {
-    local code=$1 text=$2
-    shift 2
-    run kong_shift "$@"
-    echo "$output"
-    [ "$status" -eq "$code" ]
-    says "$text"
-}
-
-says() { [[ $output == *"$1"* ]] || { echo "not said: $1"; return 1; }; }
-
 @test "an admin write under way when the freeze begins is waited for, before freeze and dump count" {
     local begun
     set_conf freeze_timeout 1

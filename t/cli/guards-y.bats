@@ -17,29 +17,8 @@ setup() {
 teardown()      { [[ ! ${LISTENER-} ]] || kill "$LISTENER" 2>/dev/null || true; }
 teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
 
-# plan CODE [ARG]...: JSON into PLAN.
-plan() {
-    local code=$1
-    shift
-    PLAN=$(kong_shift --json plan "$@") && status=0 || status=$?
-    jq -r '.guards[] | select(.result != "ok" or .warnings != []) | "\(.result) \(.guard): \(.found) \(.warnings | join("; "))"' <<<"$PLAN"
-    [ "$status" -eq "$code" ]
-}
-
-# guard NAME RESULT TEXT: what the plan says of a guard, its warnings included.
-guard() {
-    jq -e --arg guard "$1" --arg result "$2" --arg text "${3-}" \
-        '.guards[] | select(.guard == $guard) | .result == $result and ("\(.found) \(.warnings)" | contains($text))' <<<"$PLAN" \
-        || { echo "not so: $*"; return 1; }
-}
-
 # not_said GUARD TEXT
 not_said() { ! guard "$1" ok "$2" >/dev/null 2>&1; }
-
-refused_alone() {
-    guard "$1" refused "$2"
-    [ "$(jq -r '[.guards[] | select(.result != "ok") | .guard] | join(" ")' <<<"$PLAN")" = "$1" ]
-}
 
 y_conf() { sed -i "/^$1 *=/d" "$BATS_TEST_TMPDIR/cp_y.conf"; echo "$1 = $2" >>"$BATS_TEST_TMPDIR/cp_y.conf"; }
 

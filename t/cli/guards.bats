@@ -11,38 +11,6 @@ setup()         { . "$BATS_TEST_DIRNAME/world.bash"; world_reset; }
 teardown()      { [[ ! -s $BATS_TEST_TMPDIR/stub.pid ]] || kill "$(<"$BATS_TEST_TMPDIR/stub.pid")"; }
 teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
 
-# plan CODE [ARG]...: JSON into PLAN.
-plan() {
-    local code=$1
-    shift
-    PLAN=$(kong_shift --json plan "$@") && status=0 || status=$?
-    jq -r '.guards[] | "\(.result) \(.guard): \(.found) \(.warnings | join("; "))"' <<<"$PLAN"
-    [ "$status" -eq "$code" ]
-}
-
-# guard NAME RESULT TEXT: what the plan says of a guard, its warnings included.
-guard() {
-    jq -e --arg guard "$1" --arg result "$2" --arg text "${3-}" \
-        '.guards[] | select(.guard == $guard) | .result == $result and ("\(.found) \(.warnings)" | contains($text))' <<<"$PLAN" \
-        || { echo "not so: $*"; return 1; }
-}
-
-# refused_alone GUARD TEXT: this guard says no, and no other does.
-refused_alone() {
-    guard "$1" refused "$2"
-    [ "$(jq -r '[.guards[] | select(.result != "ok") | .guard] | join(" ")' <<<"$PLAN")" = "$1" ]
-}
-
-# check CODE TEXT ARG...
-check() {
-    local code=$1 text=$2
-    shift 2
-    run kong_shift "$@"
-    echo "$output"
-    [ "$status" -eq "$code" ]
-    [[ $output == *"$text"* ]] || { echo "not said: $text"; return 1; }
-}
-
 # y_conf SED: a y.conf of its own, edited.
 y_conf() {
     sed "$1" "$RUN/cp_y.conf" >"$BATS_TEST_TMPDIR/cp_y.conf"

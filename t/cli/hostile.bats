@@ -15,16 +15,6 @@ ODD='a b'\''c"; $(touch x) `touch x` & *'
 
 stop_odd() { [[ ! -d $BATS_TEST_TMPDIR/$ODD/prefix ]] || "${KONG[y]}" stop -p "$BATS_TEST_TMPDIR/$ODD/prefix" >/dev/null 2>&1 || true; }
 
-# check CODE TEXT ARG...
-check() {
-    local code=$1 text=$2
-    shift 2
-    run kong_shift "$@"
-    echo "$output"
-    [ "$status" -eq "$code" ]
-    [[ $output == *"$text"* ]] || { echo "not said: $text"; return 1; }
-}
-
 @test "odd names that are right: folders, files, commands, role; the whole run, and back" {
     local dir=$BATS_TEST_TMPDIR/$ODD role='r"o'\''l\e $(touch x);' quoted
     mkdir -p "$dir"

@@ -17,18 +17,6 @@ setup() {
 }
 teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
 
-# check CODE TEXT ARG...: runs kong-shift, wants that code and that text.
-check() {
-    local code=$1 text=$2
-    shift 2
-    run kong_shift "$@"
-    echo "$output"
-    [ "$status" -eq "$code" ]
-    says "$text"
-}
-
-says() { [[ $output == *"$1"* ]] || { echo "not said: $1"; return 1; }; }
-
 dp_row() {
     sql_x "INSERT INTO clustering_data_planes (id, hostname, ip, last_seen, config_hash, ttl, version, sync_status)
         VALUES ('11111111-1111-1111-1111-111111111111', 'web-1', '127.0.0.1', now(),

@@ -19,16 +19,6 @@ setup() {
 }
 teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
 
-# check CODE TEXT ARG...: runs kong-shift, wants that code and that text.
-check() {
-    local code=$1 text=$2
-    shift 2
-    run kong_shift "$@"
-    echo "$output"
-    [ "$status" -eq "$code" ]
-    [[ $output == *"$text"* ]] || { echo "not said: $text"; return 1; }
-}
-
 pending() { sql_x 'SELECT count(*) FROM schema_meta WHERE cardinality(pending) > 0'; }
 
 # "finish" is for later; 3.8 -> 3.9 has nothing to finish.

@@ -10,16 +10,6 @@ setup_file()    { . "$BATS_TEST_DIRNAME/world.bash"; world_start; }
 setup()         { . "$BATS_TEST_DIRNAME/world.bash"; . "$BATS_TEST_DIRNAME/killed.bash"; world_reset; BEFORE=$(digest_x); }
 teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
 
-# check CODE TEXT ARG...: runs kong-shift, wants that code and that text.
-check() {
-    local code=$1 text=$2
-    shift 2
-    run kong_shift "$@"
-    echo "$output"
-    [ "$status" -eq "$code" ]
-    [[ $output == *"$text"* ]] || { echo "not said: $text"; return 1; }
-}
-
 untouched() { [ "$(digest_x)" = "$BEFORE" ]; }
 
 all_is_up() {

@@ -18,16 +18,6 @@ setup()         { . "$BATS_TEST_DIRNAME/world.bash"; world_reset; }
 teardown()      { local node; for node in dp_x dp_y; do [[ ! -d $RUN/$node ]] || "${KONG[${node#dp_}]}" stop -p "$RUN/$node" || true; done; }
 teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
 
-# check CODE TEXT ARG...: runs kong-shift, wants that code and that text.
-check() {
-    local code=$1 text=$2
-    shift 2
-    run kong_shift "$@"
-    echo "$output"
-    [ "$status" -eq "$code" ]
-    [[ $output == *"$text"* ]] || { echo "not said: $text"; return 1; }
-}
-
 dp_start() {
     write_dp_conf "dp_$1" "cp_$1"
     node_start "$1" "dp_$1" 3>&-

@@ -8,15 +8,6 @@ setup_file()    { . "$BATS_TEST_DIRNAME/world.bash"; world_start; }
 setup()         { . "$BATS_TEST_DIRNAME/world.bash"; world_reset; sql_x 'DELETE FROM clustering_data_planes'; }
 teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
 
-check() {
-    local code=$1 text=$2
-    shift 2
-    run kong_shift "$@"
-    echo "$* ($status): $output"
-    [ "$status" -eq "$code" ]
-    [[ $output == *"$text"* ]]
-}
-
 # row DATABASE HOST AGO: a DP of X in the list of a CP.
 row() {
     PGDATABASE=$1 pg_psql -c "INSERT INTO clustering_data_planes (id, hostname, ip, last_seen, config_hash, ttl, version, sync_status)

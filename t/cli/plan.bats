@@ -8,28 +8,6 @@ setup_file()    { . "$BATS_TEST_DIRNAME/world.bash"; world_start; }
 setup()         { . "$BATS_TEST_DIRNAME/world.bash"; world_reset; without_dps; }
 teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
 
-# plan CODE [ARG]...: JSON into PLAN.
-plan() {
-    local code=$1
-    shift
-    PLAN=$(kong_shift --json plan "$@") && status=0 || status=$?
-    jq -r '.guards[] | "\(.result) \(.guard): \(.found) \(.warnings | join("; "))"' <<<"$PLAN"
-    [ "$status" -eq "$code" ]
-}
-
-# guard NAME RESULT TEXT: what the plan says of a guard, its warnings included.
-guard() {
-    jq -e --arg guard "$1" --arg result "$2" --arg text "${3-}" \
-        '.guards[] | select(.guard == $guard) | .result == $result and ("\(.found) \(.warnings)" | contains($text))' <<<"$PLAN" \
-        || { echo "not so: $*"; return 1; }
-}
-
-# refused_alone GUARD TEXT: this guard says no, and no other does.
-refused_alone() {
-    guard "$1" refused "$2"
-    [ "$(jq -r '[.guards[] | select(.result != "ok") | .guard] | join(" ")' <<<"$PLAN")" = "$1" ]
-}
-
 # dp_row AGO VERSION [SYNC_STATUS]: a data plane in the list of CP X.
 dp_row() {
     sql_x "INSERT INTO clustering_data_planes (id, hostname, ip, last_seen, config_hash, ttl, version, sync_status)

@@ -8,19 +8,6 @@ setup_file()    { . "$BATS_TEST_DIRNAME/world.bash"; world_start; }
 setup()         { . "$BATS_TEST_DIRNAME/world.bash"; world_reset; }
 teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
 
-# says CODE TEXT ARG...: kong_shift ARG... ends with it, and says so.
-says() {
-    local code=$1 text=$2
-    shift 2
-    run kong_shift "$@"
-    echo "$output"
-    [ "$status" -eq "$code" ]
-    [[ $output == *"$text"* ]]
-}
-
-# journal FILTER: some line of the journal is so.
-journal() { jq -es "any(.[]; $1)" "$WORK/journal.jsonl" >/dev/null; }
-
 @test "schemas: right plugins pass; a wrong one, or no answer, does not, unless forced" {
     local plugins=http://127.0.0.1:${PORT[shift]}/open-x/plugins id i
     # Alike but for where they are: asked about once; the consumer makes another.
@@ -32,21 +19,21 @@ journal() { jq -es "any(.[]; $1)" "$WORK/journal.jsonl" >/dev/null; }
     id=$(curl -s -f -d name=rate-limiting -d config.hour=9 -d config.policy=local \
         "http://127.0.0.1:${PORT[shift]}/open-x/consumers/team-1/plugins" | jq -r .id)
 
-    says 0 'done' cp dual-cluster
-    journal '.step == "verify" and .schemas == "2 configurations of plugins"'
+    check 0 'done' cp dual-cluster
+    journal_has '.step == "verify" and .schemas == "2 configurations of plugins"'
 
     # no answer is not a yes
     set_conf y.admin "http://127.0.0.1:${PORT[shift]}/deaf-y"
-    says 4 'and answered HTTP 403' cp verify
+    check 4 'and answered HTTP 403' cp verify
     set_conf y.admin "http://127.0.0.1:${PORT[shift]}/admin-y"
 
     # one that X has, but Y would not take
     stop_y
     put freeze '{"state":"off"}'
     sql_x "UPDATE plugins SET config = config || '{\"hour\": -5}' WHERE id = '$id'"
-    says 3 "rate-limiting ($id): schema violation" cp dual-cluster
+    check 3 "rate-limiting ($id): schema violation" cp dual-cluster
     [ "$(get gate .state)" = closed ]
-    says 0 "--force schemas, although: CP Y refuses" cp dual-cluster --force schemas
+    check 0 "--force schemas, although: CP Y refuses" cp dual-cluster --force schemas
     [[ $(get gate .comment) == *'--force schemas'* ]]
     [[ $(cat "$WORK"/journal.jsonl "$WORK"/log/*) != *'"hour"'* ]]
 }

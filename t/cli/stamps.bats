@@ -8,15 +8,6 @@ setup_file()    { . "$BATS_TEST_DIRNAME/world.bash"; world_start; }
 setup()         { . "$BATS_TEST_DIRNAME/world.bash"; world_reset; }
 teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
 
-check() {
-    local code=$1 text=$2
-    shift 2
-    run kong_shift "$@"
-    echo "$* ($status): $output"
-    [ "$status" -eq "$code" ]
-    [[ $output == *"$text"* ]]
-}
-
 @test "rows that only moved are no drift; two that trade a value are; so is a renamed column" {
     check 0 '' cp backup
     sql_x 'VACUUM FULL consumers'

@@ -50,16 +50,6 @@ with_second() {
 
 get2() { SHIFT=$LB2/shifts/kong get "$@"; }
 
-# check CODE TEXT ARG...: runs kong-shift, wants that code and that text.
-check() {
-    local code=$1 text=$2
-    shift 2
-    run kong_shift "$@"
-    echo "$output"
-    [ "$status" -eq "$code" ]
-    [[ $output == *"$text"* ]]
-}
-
 @test "weight: shows and sets" {
     check 0 '0 % to new, gate open' weight
     check 0 '12.5 % to new' weight 12.5

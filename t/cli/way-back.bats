@@ -15,15 +15,6 @@ teardown_file() {
     world_stop
 }
 
-check() {
-    local code=$1 text=$2
-    shift 2
-    run kong_shift "$@"
-    echo "$* ($status): $output"
-    [ "$status" -eq "$code" ]
-    [[ $output == *"$text"* ]]
-}
-
 # ended: a DP of Y serves all, X is given up, and Y took a write since.
 ended() {
     set_conf hold 1s

@@ -262,6 +262,49 @@ kong_shift() {
     "$ROOT/scripts/kong-shift" --config "$CONF" --yes "$@" </dev/null 3>&-
 }
 
+# ks CODE ARG...: kong-shift, which must end with CODE.
+ks() {
+    local code=$1
+    shift
+    run kong_shift "$@"
+    echo "$* ($status): $output"
+    [ "$status" -eq "$code" ]
+}
+
+# says TEXT: it did.
+says() { [[ $output == *"$1"* ]] || { echo "not said: $1"; return 1; }; }
+
+# check CODE TEXT ARG...: kong-shift ends with that code, and says that text.
+check() {
+    ks "$1" "${@:3}"
+    says "$2"
+}
+
+# journal_has FILTER: some line of the journal is so.
+journal_has() { jq -es "any(.[]; $1)" "$WORK/journal.jsonl" >/dev/null; }
+
+# plan CODE [ARG]...: JSON into PLAN.
+plan() {
+    local code=$1
+    shift
+    PLAN=$(kong_shift --json plan "$@") && status=0 || status=$?
+    jq -r '.guards[] | "\(.result) \(.guard): \(.found) \(.warnings | join("; "))"' <<<"$PLAN"
+    [ "$status" -eq "$code" ]
+}
+
+# guard NAME RESULT TEXT: what the plan says of a guard, its warnings included.
+guard() {
+    jq -e --arg guard "$1" --arg result "$2" --arg text "${3-}" \
+        '.guards[] | select(.guard == $guard) | .result == $result and ("\(.found) \(.warnings)" | contains($text))' <<<"$PLAN" \
+        || { echo "not so: $*"; return 1; }
+}
+
+# refused_alone GUARD TEXT: this guard says no, and no other does.
+refused_alone() {
+    guard "$1" refused "$2"
+    [ "$(jq -r '[.guards[] | select(.result != "ok") | .guard] | join(" ")' <<<"$PLAN")" = "$1" ]
+}
+
 # watch_arguments: looks for the password in every process's arguments, until nothing_seen.
 watch_arguments() {
     printf '%s\n' "$PASSWORD" >"$BATS_TEST_TMPDIR/pattern"
