@@ -26,16 +26,17 @@ phase_export() {
 
 # The dump was just taken, or found to be what X holds.
 guard_export() {
-    local file=${SETTING[work_dir]}/$BACKUP.yml status=0
+    local file=${SETTING[work_dir]}/$BACKUP.yml tmp=${SETTING[work_dir]}/$BACKUP.tmp.yml status=0
     if [[ ! -s $file ]]; then
-        # It overwrites nothing, and leaves a part behind when it fails.
-        rm -f -- "$file.tmp"
+        # It overwrites nothing, and leaves a part behind when it fails. What it is to
+        # parse must end in .yml.
+        rm -f -- "$tmp"
         mkdir -p -- "$KONG_HOME/prefix-x"
-        PROGRESS_BY=export_progress EXPORT=$file.tmp
-        kong x config db_export "$file.tmp" || status=$?
+        PROGRESS_BY=export_progress EXPORT=$tmp
+        kong x config db_export "$tmp" || status=$?
         PROGRESS_BY=
-        export_check "$file.tmp" "$status"
-        mv -- "$file.tmp" "$file"
+        export_check "$tmp" "$status"
+        mv -- "$tmp" "$file"
         sync -- "$file" "${SETTING[work_dir]}"
     fi
     found "$file, $(stat -c %s -- "$file") bytes"

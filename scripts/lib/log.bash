@@ -217,13 +217,18 @@ children_wait() {
     return "$status"
 }
 
-# The one line of a log that says most: the first that tells of trouble, else the last.
+# The one line of a log that says most: the first that tells of trouble, else the last;
+# one that ends with a colon with what follows.
 log_says() {
-    local file=$1 line=
-    line=$(grep -m 1 -i -E 'error|fatal' -- "$file" \
+    local file=$1 line lines
+    mapfile -t lines < <(grep -m 1 -A 3 -i -E 'error|fatal' -- "$file" \
         || grep -m 1 -i -E 'aborted|bootstrap|(new|pending) migrations' -- "$file" \
-        || grep . -- "$file" | tail -n 1) || true
-    printf '%s' "${line:-it printed nothing}"
+        || grep . -- "$file" | tail -n 1)
+    for line in "${lines[@]:1}"; do
+        [[ ${lines[0]} = *: ]] || break
+        lines[0]+=" ${line#"${line%%[![:space:]]*}"}"
+    done
+    printf '%s' "${lines[0]:-it printed nothing}"
 }
 
 # seconds_since EPOCHREALTIME: with one decimal.

@@ -13,7 +13,8 @@ failing() {
     cat >"$BATS_TEST_TMPDIR/kong" <<END
 #!/usr/bin/env bash
 if [[ \$1 = config && \$2 = $1 ]]; then
-    [[ \$2 = parse ]] || echo 'consumers: [' >"\$3"
+    [[ \$2 != parse ]] || { printf "Error: Failed parsing:\n  in 'consumers': unknown field\n" >&2; exit 1; }
+    echo 'consumers: [' >"\$3"
     echo 'Error: [postgres] receive_message: failed to get type: timeout' >&2
     exit 1
 fi
@@ -54,7 +55,7 @@ END
     check 0 'although: "kong config db_export" of X ended with 1' --force export cp backup
     jq -es 'last | .step == "backup" and (."forced.export" | test("timeout"))' "$WORK/journal.jsonl"
     failing parse
-    check 1 'does not take what it exported' cp backup
+    check 1 "does not take what it exported: Error: Failed parsing: in 'consumers': unknown field" cp backup
     set_conf x.kong "${KONG[x]}"
     check 0 '' cp dual-cluster
     [ -s "$(echo "$WORK"/x-*.yml)" ]

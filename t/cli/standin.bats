@@ -291,6 +291,9 @@ source "$BATS_TEST_DIRNAME/standin.bash"
     [[ $stderr == "Error: $W/export.yml already exists. Will not overwrite it."* ]]
     run -0 kong 3.8.1 config parse "$W/export.yml" -c "$W/cpx.conf"
     [ "$output" = "parse successful" ]
+    cp "$W/export.yml" "$W/export.yml.tmp"
+    run -1 --separate-stderr kong 3.8.1 config parse "$W/export.yml.tmp" -c "$W/cpx.conf"
+    [[ $stderr == *"unknown file type: $W/export.yml.tmp. (Accepted types: json, yaml)"* ]]
     run -1 --separate-stderr kong 3.8.1 config db_export "$W/no.yml" -c "$W/dpx.conf"
     [[ $stderr == "Error: 'kong config db_export' only works with a database."* ]]
     printf '_format_version: "3.0"\nservices:\n- naem: x\n  host: h\n' >"$W/bad.yml"

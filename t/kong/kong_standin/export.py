@@ -76,6 +76,10 @@ def parse(version, plugins, path):
         import yaml
     except ImportError:
         raise KongError("the stand-in needs the package python3-yaml for 'kong config parse'") from None
+    # The name decides, and JSON is YAML too. Lua, which 2.8 takes, is not made by db_export.
+    if not path.endswith(("json", "yml", "yaml")):
+        raise KongError(f"Failed parsing:\nunknown file type: {path}. (Accepted types: "
+                        f"{'json, yaml' if version.minor >= (3, 0) else 'json, lua, yaml'})")
     try:
         with open(path, encoding="utf-8") as source:
             document = yaml.safe_load(source)
