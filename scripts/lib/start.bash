@@ -11,10 +11,11 @@ cmd_cp_start() {
 
 phase_start() {
     versions_known
-    node_cache on
     if [[ $STRATEGY = in-place ]]; then
+        node_cache on
         in_place_may_start
     else
+        node_cache on x
         migrate_need
         [[ $TARGET_STATE != restored ]] || refuse \
             "database $(db_label y) is not migrated yet; run \"kong-shift cp migrate\" first"
@@ -33,7 +34,7 @@ phase_start() {
     fi
     evidence version "$KONG_VERSION"
     evidence database "$KONG_DATABASE_NAME"
-    node_cache on y
+    node_cache on x y
     [[ $STRATEGY != in-place ]] || quarantine_of_running
     node_cache off
 }
