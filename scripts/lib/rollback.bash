@@ -129,8 +129,9 @@ phase_stop() {
 
 # Stopping CP Y harms no DP at once, but those of X would stay on what they have.
 rollback_planes() {
-    local moved
+    local moved back='set their cluster_control_plane to CP X and reload them, or they get no configuration any more'
     versions_known
+    [[ $STRATEGY != in-place ]] || back="they come back to CP X by themselves if it has its old address, else $back"
     if ! planes_read y; then
         warn "the DPs of CP Y are unknown: $HTTP_ERROR"
         return
@@ -139,7 +140,7 @@ rollback_planes() {
         <<<"$REPLY")
     evidence planes.of.y "$(jq -r 'map(select(.verdict != "stale") | .id) | join(" ")' <<<"$REPLY")"
     [[ -z $moved ]] || warn \
-        "DPs of version $X_VERSION hang on CP Y: $moved; set their cluster_control_plane to CP X and reload them, or they get no configuration any more"
+        "DPs of version $X_VERSION hang on CP Y: $moved; $back"
 }
 
 phase_rename() {

@@ -56,6 +56,7 @@ hears() {
     # The way back tells that the old pool has something else by now.
     kong_shift weight 5 >/dev/null
     check 0 "X also changed configuration: web-2 ($TWO) of the old pool hang on CP Y" cp rollback
+    says "DPs of version $X_VERSION hang on CP Y: web-2 ($TWO); they come back to CP X by themselves if it has its old address"
 }
 
 # old_pool: a DP; answers "no Route matched" as Kong does, to /gone.

@@ -70,4 +70,5 @@ gone() { sql_x "UPDATE clustering_data_planes SET last_seen = now() - interval '
     sql_y "UPDATE clustering_data_planes SET sync_status = 'plugin_version_incompatible'"
     check 3 'to detach: point cluster_control_plane of these back to CP X' cp attached
     check 0 'X also changed configuration: web-1' cp rollback
+    says '; set their cluster_control_plane to CP X and reload them'
 }
