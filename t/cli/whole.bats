@@ -1,17 +1,20 @@
 #!/usr/bin/env bats
 #
-# In-place from the first command to the last, with data planes on both sides and
-# clients that must not notice; and the way back when DPs of X are on CP Y already.
+# Both strategies from the first command to the last, with data planes on both sides
+# and clients that must not notice; and the way back when DPs of X are on CP Y already.
 
 # shellcheck disable=SC2016,SC2030,SC2031,SC2119,SC2154
 
 setup_file()    { . "$BATS_TEST_DIRNAME/world.bash"; world_start; }
 teardown_file() { . "$BATS_TEST_DIRNAME/world.bash"; world_stop; }
 
-setup() {
-    . "$BATS_TEST_DIRNAME/world.bash"
-    in_place_reset
-    [[ ${X_VERSION%%.*} = "${Y_VERSION%%.*}" ]] || skip 'see major.bats'
+setup() { . "$BATS_TEST_DIRNAME/world.bash"; }
+
+# begin RESET: X with a DP, and clients.
+begin() {
+    "$1"
+    [[ $1 != in_place_reset || ${X_VERSION%%.*} = "${Y_VERSION%%.*}" ]] || skip 'see major.bats'
+    set_conf x.prefix "$RUN/cp_x"
     set_conf hold 1s
     set_conf attach_timeout 60
     # Both pools lead to a page of the balancer itself.
@@ -46,6 +49,12 @@ no_failures() {
         and .versions[$x] > 100 and .versions[$y] > 20' "$BATS_TEST_TMPDIR/summary.json"
 }
 
+# Its CP tells only 45 s after it ended.
+dp_x_gone() {
+    node_quit x dp_x
+    sql_x "UPDATE clustering_data_planes SET last_seen = last_seen - interval '1 minute' WHERE version = '$X_VERSION'"
+}
+
 # Until DPs of X have what CP Y sends.
 until_attached() {
     check 0 '' cp in-place
@@ -61,20 +70,34 @@ until_attached() {
     check 0 '50 % to new' weight 50
 }
 
+@test "dual-cluster, the whole way" {
+    begin world_reset
+    check 0 '' cp dual-cluster
+    node_start y dp_y 3>&-
+    wait_dp y dp_y 3>&-
+    check 0 '10 % to new' weight 10
+    sleep 2
+    check 0 '100 % to new' weight 100
+    check 0 'old: safe to stop' drain old --wait --hold 2s
+    dp_x_gone
+    check 0 'is all there is now' decommission
+    no_failures
+}
+
 @test "in-place, the whole way: DPs of X on CP Y, finish, decommission" {
+    begin in_place_reset
     until_attached
     check 0 '100 % to new' weight 100
     check 3 "DPs of another version than $Y_VERSION are alive on CP Y" cp finish kong
     check 0 'old: safe to stop' drain old --wait
-    node_quit x dp_x
-    # It is gone, which CP Y tells 45 s later.
-    sql_x "UPDATE clustering_data_planes SET last_seen = last_seen - interval '1 minute' WHERE version = '$X_VERSION'"
+    dp_x_gone
     check 0 "alone now" cp finish kong
     check 0 'is all there is now' decommission
     no_failures
 }
 
 @test "in-place, the way back: DPs of X come back to CP X by themselves" {
+    begin in_place_reset
     until_attached
     check 0 '' abort
     check 0 'they come back to CP X by themselves' cp rollback
