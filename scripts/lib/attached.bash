@@ -19,7 +19,7 @@ cmd_cp_attached() {
 }
 
 phase_attached() {
-    local begun=$SECONDS bad back answers
+    local begun=$SECONDS bad back
     versions_known
     backup_need
     if [[ $STRATEGY = in-place ]]; then
@@ -29,8 +29,6 @@ phase_attached() {
     else
         back="point cluster_control_plane of these back to CP X and reload them: they get its configuration at once"
     fi
-    old_pool_answers
-    answers=$REPLY
     while :; do
         planes_read y || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"
         attached_bad "$REPLY"
@@ -43,7 +41,7 @@ to detach: $back"
     done
     evidence dps "$(jq -r 'map(select(.verdict == "fresh") | .id) | join(" ")' <<<"$PLANES")"
     evidence config_hash "$(jq -r 'map(select(.verdict == "fresh") | .config_hash) | unique | join(" ")' <<<"$PLANES")"
-    attached_not_found "$answers" "$back"
+    attached_not_found "$back"
     say "      $(jq -r --arg y "$Y_VERSION" 'map(select(.version | startswith($y) | not) | select(.verdict == "fresh")) | length' <<<"$PLANES") DPs of X have what CP Y sends"
 }
 
@@ -66,13 +64,15 @@ old_pool_keep() {
     save "${SETTING[work_dir]}/old-pool.json" <<<"$REPLY"
 }
 
-# attached_not_found ANSWERS BACK: the share of 404s since ANSWERS is about that of old_pool_keep.
+# attached_not_found BACK: the share of 404s from now on is about that of old_pool_keep.
 attached_not_found() {
-    local kept=${SETTING[work_dir]}/old-pool.json begun=$SECONDS before after all not_found shares
+    local kept=${SETTING[work_dir]}/old-pool.json begun=$SECONDS from after all not_found compared
     [[ -s $kept ]] || { warn "the old pool's 404s before the gate was opened are not known, so nobody can tell whether they became more"; return; }
+    old_pool_answers
+    from=$REPLY
     while :; do
         old_pool_answers
-        after=$(jq -r --argjson from "$1" '(map(.all) | add) - ($from | map(.all) | add), (map(.not_found) | add) - ($from | map(.not_found) | add)' <<<"$REPLY")
+        after=$(jq -r --argjson from "$from" '(map(.all) | add) - ($from | map(.all) | add), (map(.not_found) | add) - ($from | map(.not_found) | add)' <<<"$REPLY")
         { read -r all; read -r not_found; } <<<"$after"
         (( all < ATTACHED_ANSWERS && SECONDS - begun < ATTACHED_SECONDS )) || break
         progress "looking at what the old pool answers, $all so far"
@@ -83,14 +83,13 @@ attached_not_found() {
         return
     fi
     # Twice as many, or one in a hundred, may be chance, or a scanner.
-    before=$(jq -r --argjson all "$all" --argjson not_found "$not_found" '(map(.not_found) | add) as $n | ([map(.all) | add, 1] | max) as $of
+    compared=$(jq -r --argjson all "$all" --argjson not_found "$not_found" '(map(.not_found) | add) as $n | ([map(.all) | add, 1] | max) as $of
         | ($n / $of) as $was | ($not_found / $all) as $is
         | ($is > 2 * $was + 0.01), "\($is * 1000 | round / 10) % of \($all), before \($was * 1000 | round / 10) %"' "$kept") \
         || failed "$kept cannot be read"
-    shares=${before#*$'\n'}
-    evidence not_found "$shares"
-    [[ $before != true* ]] || refuse "since DPs of X hang on CP Y, Kong answers more requests to the old pool with 404 by itself: \
-$shares; its configuration may lack routes; to detach: $2"
+    evidence not_found "${compared#*$'\n'}"
+    [[ $compared != true* ]] || refuse "since DPs of X hang on CP Y, Kong answers more requests to the old pool with 404 by itself: \
+${compared#*$'\n'}; its configuration may lack routes; to detach: $1"
 }
 
 # attached_bad PLANES: of CP Y, what is wrong with those of X among them, into
