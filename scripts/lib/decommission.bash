@@ -36,7 +36,7 @@ phase_decommission_check() {
     lb_all gate open off || refuse "the gate is closed, so CP Y was not proved; run \"kong-shift cp $STRATEGY\" first"
     lb_all effective 100 || refuse \
         "not everything goes to the new pool on every load balancer; decommission only when the weight has been 100 for ${SETTING[hold]}: kong-shift weight 100"
-    decommission_held
+    weight_held
     drain_nobody old
     decommission_y
     decommission_x
@@ -48,25 +48,6 @@ decommission_dump() {
         "the dump $DUMP is not what was written (other checksum), so there would be no archive of X; find it before X is gone"
     evidence dump "$BACKUP"
     evidence sha256 "$BACKUP_SHA256"
-}
-
-# Our own unfreeze, of a run that was cut short, is no change of the weight; nor
-# is a drain, or what a balancer saw of a peer.
-decommission_held() {
-    local i since latest=0 held
-    duration_seconds "${SETTING[hold]}"
-    held=$REPLY
-    for i in "${!LBS[@]}"; do
-        lb_must "${LBS[i]}" 'reading its events' GET /events
-        since=$(jq -r --argjson shift "${LB_STATE[i]}" '[.events[] | select(.action | IN("weight", "gate", "abort", "config", "state")) | .time] | last // $shift.changed | fromdate' \
-            <<<"$HTTP_BODY" 2>/dev/null) || since=
-        [[ $since =~ ^[0-9]+$ ]] || unknown "${LBS[i]} does not tell when the shift changed"
-        (( since <= latest )) || latest=$since
-    done
-    since=$(( $(now %s) - latest ))
-    (( since >= held )) || refuse \
-        "the shift was changed $since s ago, but must have stayed at 100 for ${SETTING[hold]} (setting hold); wait $(( held - since )) s more"
-    evidence held "$since"
 }
 
 # Every DP of CP Y must be in order, or nobody could tell whom the canary reached.

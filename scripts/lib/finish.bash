@@ -44,7 +44,7 @@ finish_typed() {
 }
 
 phase_finish_check() {
-    local since held pending
+    local pending
     versions_known
     in_place_begun || refuse "\"kong migrations up\" was never run by \"cp in-place\" in ${SETTING[work_dir]}; there is nothing to finish"
     in_place_inspect
@@ -54,13 +54,7 @@ phase_finish_check() {
     lb_all gate open || refuse "the gate is not open on every load balancer; run \"kong-shift cp open\" first"
     lb_all effective 100 || refuse \
         "not everything goes to the new pool on every load balancer; finish only when the weight has been 100 for ${SETTING[hold]}: kong-shift weight 100"
-    duration_seconds "${SETTING[hold]}"
-    held=$REPLY
-    # Of any change, which can only be later than that of the weight.
-    since=$(jq -s 'map(.changed | fromdate) | max' <<<"${LB_STATE[*]}") || unknown "the load balancers do not tell when the shift changed"
-    since=$(( $(now %s) - since ))
-    (( since >= held )) || refuse \
-        "the shift was changed $since s ago, but must have stayed at 100 for ${SETTING[hold]} (setting hold); wait $(( held - since )) s more"
+    weight_held
 
     ! node_up x || refuse "CP X ($KONG_VERSION) answers at x.admin ${SETTING[x.admin]}; stop it, it must not see a finished database"
     node_up y || unknown "y.admin ${SETTING[y.admin]} does not answer: $HTTP_ERROR"

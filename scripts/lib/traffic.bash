@@ -62,6 +62,25 @@ weight_drained() {
     done
 }
 
+# weight_held: it has been 100 on all of them for the time "hold". A freeze, a drain, or
+# what a balancer saw of a peer is no change of the weight.
+weight_held() {
+    local i since latest=0 held
+    duration_seconds "${SETTING[hold]}"
+    held=$REPLY
+    for i in "${!LBS[@]}"; do
+        lb_must "${LBS[i]}" 'reading its events' GET /events
+        since=$(jq -r --argjson shift "${LB_STATE[i]}" '[.events[] | select(.action | IN("weight", "gate", "abort", "config", "state")) | .time] | last // $shift.changed | fromdate' \
+            <<<"$HTTP_BODY" 2>/dev/null) || since=
+        [[ $since =~ ^[0-9]+$ ]] || unknown "${LBS[i]} does not tell when the shift changed"
+        (( since <= latest )) || latest=$since
+    done
+    since=$(( $(now %s) - latest ))
+    (( since >= held )) || refuse \
+        "the shift was changed $since s ago, but must have stayed at 100 for ${SETTING[hold]} (setting hold); wait $(( held - since )) s more"
+    evidence held "$since"
+}
+
 ## abort
 ##     Send everything to the old pool again, now, on every load balancer.
 cmd_abort() {

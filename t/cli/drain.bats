@@ -11,15 +11,11 @@ setup_file() {
     . "$BATS_TEST_DIRNAME/world.bash"
     world_balancer
     pick_ports second plane.control
-    # What the first knows of, the second does too; and clients get through both.
-    sed -i "s|location /page/ .*|&\n        location /api/ { proxy_pass http://kong; proxy_http_version 1.1;\n            proxy_set_header Upgrade \$http_upgrade; }|" \
-        "$RUN/nginx/nginx.conf"
-    "$NGINX" -p "$RUN/nginx" -c nginx.conf -e logs/error.log -s stop
+    # What the first knows of, the second does too.
     mkdir -p "$RUN/second/logs" "$RUN/second/state"
     if (( EUID == 0 )); then chown nobody "$RUN/second/state"; fi
     sed "s|127.0.0.1:${PORT[shift]};|127.0.0.1:${PORT[second]};|; s|$RUN/state|$RUN/second/state|" "$RUN/nginx/nginx.conf" \
         >"$RUN/second/nginx.conf"
-    start_nginx nginx
     start_nginx second
     "$ROOT/t/lib/plane" --listen "127.0.0.1:${PORT[dp]}" --control "127.0.0.1:${PORT[plane.control]}" >/dev/null 2>&1 3>&- &
     printf '%s' $! >"$RUN/plane.pid"

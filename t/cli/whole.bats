@@ -78,7 +78,7 @@ until_attached() {
     check 0 '10 % to new' weight 10
     sleep 2
     check 0 '100 % to new' weight 100
-    check 0 'old: safe to stop' drain old --wait --hold 2s
+    check 0 'old: safe to stop' drain old --wait --hold 1s
     dp_x_gone
     check 0 'is all there is now' decommission
     no_failures
@@ -88,6 +88,7 @@ until_attached() {
     begin in_place_reset
     until_attached
     check 0 '100 % to new' weight 100
+    sleep 2 # the time of the setting hold
     check 3 "DPs of another version than $Y_VERSION are alive on CP Y" cp finish kong
     check 0 'old: safe to stop' drain old --wait
     dp_x_gone

@@ -133,7 +133,7 @@ http {
         location /admin-x/  { kong_shift_freeze kong; access_log admin.log; proxy_pass http://127.0.0.1:${PORT[cp_x.admin]}/; }
         location /admin-y/  { kong_shift_freeze kong; access_log admin.log; proxy_pass http://127.0.0.1:${PORT[cp_y.admin]}/; }
         location /deaf-y/   { limit_except GET DELETE { deny all; } proxy_pass http://127.0.0.1:${PORT[cp_y.admin]}/; }
-        location /api/      { proxy_pass http://kong/; }
+        location /api/      { proxy_pass http://kong/; proxy_http_version 1.1; proxy_set_header Upgrade \$http_upgrade; }
         location /page/     { return 200 "hello"; }
         location /open-x/   { proxy_pass http://127.0.0.1:${PORT[cp_x.admin]}/; }
     }
