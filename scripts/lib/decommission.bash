@@ -34,9 +34,7 @@ phase_decommission_check() {
     fi
     lb_read_all
     lb_all gate open off || refuse "the gate is closed, so CP Y was not proved; run \"kong-shift cp $STRATEGY\" first"
-    lb_all effective 100 || refuse \
-        "not everything goes to the new pool on every load balancer; decommission only when the weight has been 100 for ${SETTING[hold]}: kong-shift weight 100"
-    weight_held
+    weight_held decommission
     drain_nobody old
     decommission_y
     decommission_x

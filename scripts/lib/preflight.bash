@@ -92,25 +92,18 @@ guard_balancers() {
 # Each of the two has to carry the peak alone: new at weight 100, old once more after
 # an abort. What a DP can carry nobody tells, how many there are the upstreams do.
 guard_pools() {
-    local lb old new few='' all=''
-    for lb in "${LBS[@]}"; do
-        pool_total "$lb" old
-        old=$REPLY
-        pool_total "$lb" new
-        new=$REPLY
-        (( new >= old )) || few+=", $new where old has $old on $lb"
+    local i old new few='' all=''
+    lb_read_all
+    for i in "${!LBS[@]}"; do
+        [[ $(jq -r '.pools | "\(.old.total) \(.new.total)"' <<<"${LB_STATE[i]}") =~ ^([0-9]+)\ ([0-9]+)$ ]] || unknown \
+            "${LBS[i]} tells no total of its pools, so nobody knows whether they can carry the peak; or insist: --force pools"
+        old=${BASH_REMATCH[1]} new=${BASH_REMATCH[2]}
+        (( new >= old )) || few+=", $new where old has $old on ${LBS[i]}"
         [[ $all = *"old $old, new $new;"* ]] || all+=" old $old, new $new;"
     done
     [[ -z $few ]] || refuse "the new pool has fewer DPs than the old, ${few#, }, and has to carry the peak alone in the end; list all of them in its \
 upstream, those that are not started yet too, or, if they can carry more, insist: --force pools"
     found "${all# } each has to carry the peak alone"
-}
-
-# pool_total LB POOL: its peers but for those that are down, into REPLY.
-pool_total() {
-    lb_must "$1" "reading the pool $2" GET "/pools/$2"
-    REPLY=$(field .total)
-    [[ $REPLY =~ ^[0-9]+$ ]] || unknown "$1: GET /pools/$2 tells no total, so nobody knows whether the pools can carry the peak; or insist: --force pools"
 }
 
 guard_x_database() {

@@ -62,10 +62,12 @@ weight_drained() {
     done
 }
 
-# weight_held: it has been 100 on all of them for the time "hold". A freeze, a drain, or
-# what a balancer saw of a peer is no change of the weight.
+# weight_held COMMAND: what wants that the weight has been 100 on all of them for the time
+# "hold". A freeze, a drain, or what a balancer saw of a peer is no change of the weight.
 weight_held() {
     local i since latest=0 held
+    lb_all effective 100 || refuse \
+        "not everything goes to the new pool on every load balancer; $1 only when the weight has been 100 for ${SETTING[hold]}: kong-shift weight 100"
     duration_seconds "${SETTING[hold]}"
     held=$REPLY
     for i in "${!LBS[@]}"; do
