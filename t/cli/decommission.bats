@@ -36,6 +36,9 @@ EOF
     PATH=$BATS_TEST_TMPDIR/bin:$PATH check "$@"
 }
 
+# hash_of_y: of the configuration its DP has.
+hash_of_y() { sql_y 'SELECT config_hash FROM clustering_data_planes'; }
+
 @test "refused until all of it holds; then CP X is stopped and a write reaches the DPs of Y" {
     local one=11111111-1111-1111-1111-111111111111 before
     before=$(digest_x)
@@ -79,9 +82,14 @@ EOF
     [ "$(jq -r 'select(.step == "canary" and .event == "end") | .dps' "$WORK/journal.jsonl")" = 1 ]
 
     # Again, with what a run that was killed left behind, and a DP that hears nothing.
+    before=$(hash_of_y)
     curl -s -f -o /dev/null -d username=kong-shift-canary-old -d 'tags[]=kong-shift-canary' \
         "http://127.0.0.1:${PORT[cp_y.admin]}/consumers"
-    sleep 2
+    # Removed before it got there it would change nothing.
+    for _ in {1..150}; do
+        [[ $(hash_of_y) = "$before" ]] || break
+        sleep 0.2
+    done
     check 0 'already down' decommission
     [ "$(sql_y "SELECT count(*) FROM consumers WHERE username LIKE 'kong-shift%'")" = 0 ]
     # Enough for those that hear.
